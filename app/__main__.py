@@ -1,0 +1,76 @@
+"""`python -m app`: serve the API. Options override the settings of the same name."""
+
+import argparse
+import os
+import sys
+import threading
+import time
+import urllib.request
+
+import uvicorn
+from pydantic import ValidationError
+
+from app.core.config import Settings
+
+
+def main() -> None:
+    options = _options()
+    # For the workers, which are new processes and read the settings themselves.
+    given = {"HOST": options.host, "PORT": options.port, "WORKERS": options.workers}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.exit("\n".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()))
+    if options.welcome:
+        threading.Thread(target=_welcome, args=(settings,), daemon=True).start()
+    uvicorn.run(
+        "app.main:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        http="app.api.http_protocol:BoundedHttpProtocol",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # only TRUSTED_PROXIES decides whom to believe
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--welcome", action="store_true", help="say what to type next, once it is up")
+    return parser.parse_args()
+
+
+def _welcome(settings: Settings) -> None:
+    """Say what to type next, as soon as requests are answered."""
+    url = f"http://{settings.host}:{settings.port}"
+    while not _answers(url):
+        time.sleep(0.1)
+    port = "" if settings.port == Settings.model_fields["port"].default else f" --url {url}"
+    print(
+        f"\nOctopus is at {url}. Next, in another terminal:\n\n"
+        f"  curl -X POST {url}/bootstrap        # the master API key, shown once\n"
+        f"  python3 scripts/demo.py{port}              # a walk through everything\n"
+        f"  python3 scripts/create_superuser.py    # an administrator for {url}/docs\n",
+        flush=True,
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health/live", timeout=1):  # noqa: S310 - our own address
+            return True
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

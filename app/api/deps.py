@@ -1,0 +1,129 @@
+"""What an endpoint may ask for by type: who is calling, and the parts of a request that many share."""
+
+import re
+from typing import Annotated, Final
+
+from beanie import PydanticObjectId
+from fastapi import Depends, Query, Request
+
+from app.api import rate_limit
+from app.core.context import current_context
+from app.core.exceptions import (
+    AmbiguousCredentialsError,
+    InsufficientScopeError,
+    InvalidTokenError,
+    RejectedCredentialError,
+    UnauthenticatedError,
+)
+from app.core.principal import ANONYMOUS, Principal
+from app.core.scopes import Scope
+from app.services import auth_service
+
+API_KEY_HEADER: Final = "octopus-api-key"
+
+
+class Needs:
+    """The principal of a request, holding a scope: over its own resources, or over everybody's.
+
+    One dependency reads the headers itself; a chain of small ones costs more than the rest of the request.
+    """
+
+    def __init__(self, scope: Scope | None = None, *, over_others: bool = False) -> None:
+        self.scope = scope
+        self.over_others = over_others
+
+    async def __call__(self, request: Request) -> Principal:
+        principal = await _authenticated(request)
+        if principal is None:
+            rate_limit.spend_anonymous(request)
+            raise UnauthenticatedError
+        rate_limit.spend_authenticated(request, principal)
+        if self.scope is not None:
+            self._require_scope(principal, self.scope)
+        return principal
+
+    def _require_scope(self, principal: Principal, scope: Scope) -> None:
+        held = principal.grant.others if self.over_others else principal.scopes
+        if scope not in held:
+            raise InsufficientScopeError(f"This needs the scope {scope}.", needed=scope)
+
+
+async def _authenticated(request: Request) -> Principal | None:
+    """The principal that the request shows credentials of; none when it shows none."""
+    authorization, api_key = request.headers.get("authorization"), request.headers.get(API_KEY_HEADER)
+    if authorization is None and api_key is None:
+        return None
+    if authorization is not None and api_key is not None:
+        raise AmbiguousCredentialsError
+    try:
+        if authorization is not None:
+            principal = await auth_service.authenticate_token(_bearer(authorization))
+        else:
+            principal = await auth_service.authenticate_api_key(api_key or "", ip=current_context().client_ip)
+    except RejectedCredentialError:
+        rate_limit.spend_credentials(request)
+        raise
+    current_context().log["principal"] = principal.rate_key
+    return principal
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise InvalidTokenError("The Authorization header must read: Bearer <access token>.")
+    return token
+
+
+async def _optional_principal(request: Request) -> Principal:
+    principal = await _authenticated(request)
+    if principal is None:
+        rate_limit.spend_anonymous(request)
+        return ANONYMOUS
+    rate_limit.spend_authenticated(request, principal)
+    return principal
+
+
+async def _spend_anonymous(request: Request) -> None:
+    rate_limit.spend_anonymous(request)
+
+
+async def _spend_credentials(request: Request) -> None:
+    rate_limit.spend_credentials(request)
+
+
+async def _key_creator(request: Request) -> Principal:
+    principal = await Needs(Scope.API_KEYS_WRITE)(request)
+    rate_limit.spend_key_creation(request, principal)
+    return principal
+
+
+_ETAG: Final = re.compile(r'(?:W/)?"(\d{1,15})(?:-[0-9a-f]*)?"')
+
+
+async def _if_match(request: Request) -> frozenset[int] | None:
+    """The versions that `If-Match` names; none when it is absent or `*`. A foreign tag matches no version."""
+    header = request.headers.get("if-match")
+    if header is None or header.strip() == "*":
+        return None
+    tags = (_ETAG.fullmatch(tag.strip()) for tag in header.split(","))
+    return frozenset(int(tag[1]) for tag in tags if tag)
+
+
+Caller = Annotated[Principal, Depends(Needs())]
+OptionalCaller = Annotated[Principal, Depends(_optional_principal)]
+UsersReader = Annotated[Principal, Depends(Needs(Scope.USERS_READ))]
+UsersLister = Annotated[Principal, Depends(Needs(Scope.USERS_READ, over_others=True))]
+UsersWriter = Annotated[Principal, Depends(Needs(Scope.USERS_WRITE))]
+ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
+ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
+ApiKeyCreator = Annotated[Principal, Depends(_key_creator)]
+ConversationsReader = Annotated[Principal, Depends(Needs(Scope.CONVERSATIONS_READ))]
+ConversationsWriter = Annotated[Principal, Depends(Needs(Scope.CONVERSATIONS_WRITE))]
+
+ANONYMOUS_RATE: Final = Depends(_spend_anonymous)
+CREDENTIALS_RATE: Final = Depends(_spend_credentials)
+
+IfMatch = Annotated[frozenset[int] | None, Depends(_if_match)]
+Id = PydanticObjectId
+Limit = Annotated[int, Query(ge=1, le=200, description="Rows of a page")]
+Cursor = Annotated[str | None, Query(max_length=2000, description="From the `next` link of the page before")]

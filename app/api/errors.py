@@ -1,0 +1,167 @@
+"""The one place where an error becomes an HTTP response (RFC 9457)."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pymongo.errors import (
+    ConnectionFailure,
+    ExecutionTimeout,
+    PyMongoError,
+    WaitQueueTimeoutError,
+    WTimeoutError,
+)
+from starlette.exceptions import HTTPException
+
+from app.core import exceptions
+from app.core.context import current_context
+from app.core.exceptions import AppError
+from app.core.logging_config import get_logger
+
+STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
+    exceptions.InvalidRequestError: HTTPStatus.BAD_REQUEST,
+    exceptions.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
+    exceptions.ForbiddenError: HTTPStatus.FORBIDDEN,
+    exceptions.NotFoundError: HTTPStatus.NOT_FOUND,
+    exceptions.ConflictError: HTTPStatus.CONFLICT,
+    exceptions.PreconditionFailedError: HTTPStatus.PRECONDITION_FAILED,
+    exceptions.PayloadTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    exceptions.UnsupportedMediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    exceptions.InvalidContentError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    exceptions.RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
+    exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_CODE_OF_STATUS: Final = {
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
+}
+_RETRY_AFTER_SECONDS: Final = 2
+_CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
+_JSON_TYPES: Final = ("application/json", "+json")
+_FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+_log = get_logger(__name__)
+
+
+def problem(
+    path: str,
+    status: int,
+    *,
+    code: str,
+    detail: str,
+    errors: Sequence[Mapping[str, object]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body: dict[str, Any] = {
+        "type": f"urn:octopus:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": detail,
+        "instance": path,
+        "code": code,
+        "request_id": current_context().request_id,
+    }
+    if errors is not None:
+        body["errors"] = errors
+    return Response(orjson.dumps(body), status, headers, media_type="application/problem+json")
+
+
+def render_error(path: str, error: AppError) -> Response:
+    """The answer for an error of the domain; its context goes to the log only."""
+    return problem(
+        path,
+        _status_of(error),
+        code=error.code,
+        detail=str(error),
+        errors=error.errors if isinstance(error, exceptions.InvalidContentError) else None,
+        headers=_headers_of(error),
+    )
+
+
+def register_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(AppError, _on_app_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(PyMongoError, _on_database_error)
+
+
+def render_unexpected(path: str, error: Exception) -> Response:
+    """Anything that nobody foresaw: logged with its trace, answered without a word of it."""
+    _log.error("unexpected_error", path=path, exc_info=error)
+    return problem(
+        path,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        code="internal_error",
+        detail="Something went wrong on our side.",
+    )
+
+
+def _status_of(error: AppError) -> HTTPStatus:
+    """The status of the nearest ancestor that has one."""
+    return next(STATUS_OF_KIND[kind] for kind in type(error).__mro__ if kind in STATUS_OF_KIND)
+
+
+def _headers_of(error: AppError) -> dict[str, str]:
+    """What RFC 6750 and RFC 9110 want beside the status."""
+    if isinstance(error, exceptions.UnauthenticatedError):
+        is_token = isinstance(error, exceptions.RejectedCredentialError) and "token" in error.code
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if is_token else "Bearer"}
+    if isinstance(error, exceptions.InsufficientScopeError) and "needed" in error.context:
+        return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.context["needed"]}"'}
+    if isinstance(error, exceptions.PayloadTooLargeError):
+        return _CLOSE
+    if isinstance(error, exceptions.RateLimitedError):
+        return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, exceptions.DatabaseUnavailableError):
+        return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+    return {}
+
+
+async def _on_app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)  # noqa: S101 - registered for it
+    current_context().log |= {"code": error.code, **error.context}
+    return render_error(request.url.path, error)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    """Say what is wrong and where, without echoing the input: it may hold a secret."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    path, issues = request.url.path, error.errors()
+    if any(issue["loc"][0] == "path" for issue in issues):
+        return render_error(path, exceptions.NotFoundError())
+    if any(issue["type"] == "json_invalid" for issue in issues):
+        return render_error(path, exceptions.InvalidRequestError("The body is not valid JSON."))
+    if not _has_known_type(request) and any(issue["loc"][0] == "body" for issue in issues):
+        return render_error(path, exceptions.UnsupportedMediaTypeError())
+    known = [{"loc": issue["loc"], "msg": issue["msg"], "type": issue["type"]} for issue in issues]
+    return render_error(path, exceptions.InvalidContentError(errors=known))
+
+
+def _has_known_type(request: Request) -> bool:
+    """Whether the body's type is one that this endpoint reads. No body has no type."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    accepted = _FORM_TYPES if request.url.path.endswith("/auth/token") else _JSON_TYPES
+    return not has_body or declared.endswith(accepted)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses, such as an unknown path or method."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return render_error(request.url.path, exceptions.NotFoundError("There is nothing at this path."))
+    code = _CODE_OF_STATUS.get(HTTPStatus(error.status_code), "invalid_request")
+    detail = HTTPStatus(error.status_code).description or "The request could not be understood."
+    headers = _CLOSE if code == "payload_too_large" else error.headers
+    return problem(request.url.path, error.status_code, code=code, detail=detail, headers=headers)
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, ConnectionFailure | WaitQueueTimeoutError | ExecutionTimeout | WTimeoutError):
+        _log.warning("database_unavailable", error=type(error).__name__)
+        return render_error(request.url.path, exceptions.DatabaseUnavailableError())
+    return render_unexpected(request.url.path, error)

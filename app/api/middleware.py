@@ -1,0 +1,159 @@
+"""What happens to every request, as pure ASGI middleware: no wrapper breaks a stream or a context variable."""
+
+import re
+import secrets
+import time
+from http import HTTPStatus
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import render_error, render_unexpected
+from app.core.context import RequestContext, set_context
+from app.core.exceptions import PayloadTooLargeError
+from app.core.logging_config import get_logger
+from app.core.network import client_address
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_DOCUMENTATION: Final = ("/docs", "/redoc")
+_QUIET: Final = ("/health",)
+_USER_AGENT_LENGTH: Final = 400
+
+_log = get_logger(__name__)
+
+
+class RequestContextMiddleware:
+    """Gives the request its id and context, its answer the id, the log its line, and the unforeseen an answer."""
+
+    def __init__(self, app: ASGIApp, trusted_proxies: tuple[str, ...]) -> None:
+        self.app = app
+        self.trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, context = time.perf_counter(), self._context(scope)
+        set_context(context)
+        status = 0
+
+        async def send_with_context(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", (context.request_id or "").encode()),
+                    *context.headers,
+                ]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_context)
+        except Exception as error:
+            answer = render_unexpected(scope["path"], error)
+            if status:
+                raise  # half an answer is out: let the server cut the connection
+            await answer(scope, receive, send_with_context)
+        finally:
+            if not scope["path"].startswith(_QUIET):
+                _log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    ms=round((time.perf_counter() - started) * 1000, 2),
+                    ip=context.client_ip,
+                    **context.log,
+                )
+
+    def _context(self, scope: Scope) -> RequestContext:
+        headers = Headers(scope=scope)
+        proposed = headers.get("x-request-id", "")
+        forwarded = headers.getlist("x-forwarded-for") if self.trusted_proxies else []
+        peer = scope["client"][0] if scope.get("client") else None
+        return RequestContext(
+            request_id=proposed if _REQUEST_ID.fullmatch(proposed) else secrets.token_hex(12),
+            client_ip=client_address(peer, ",".join(forwarded) or None, self.trusted_proxies),
+            user_agent=headers.get("user-agent", "")[:_USER_AGENT_LENGTH] or None,
+        )
+
+
+class SecurityHeadersMiddleware:
+    """What browsers are told about every answer (OWASP Secure Headers). The documentation pages load scripts."""
+
+    HEADERS: Final = [
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"DENY"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cross-origin-opener-policy", b"same-origin"),
+    ]
+    NO_STORE: Final = (b"cache-control", b"no-store")
+    POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+    def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
+        self.app = app
+        transport = [(b"strict-transport-security", b"max-age=63072000; includeSubDomains")] if is_https else []
+        self.for_pages = [*self.HEADERS, *transport]
+        self.for_data = [*self.for_pages, self.POLICY]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        extra = self.for_pages if scope["path"].startswith(_DOCUMENTATION) else self.for_data
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", []), *extra]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append(self.NO_STORE)
+                message["headers"] = headers
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class BodyLimitMiddleware:
+    """Refuses a body over the limit while it streams: the answer is 413, however much is still to come.
+
+    The framework's own limit answers in plain text and without the headers that belong to every answer.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            await render_error(scope["path"], PayloadTooLargeError())(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)  # the one kind that FastAPI lets through
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+
+class TrailingSlashMiddleware:
+    """Makes `/users/` the same endpoint as `/users`, without a redirect, which would lose bodies in some clients."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope["path"] = scope["path"][:-1]
+        await self.app(scope, receive, send)

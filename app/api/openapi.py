@@ -1,0 +1,89 @@
+"""The OpenAPI document: what FastAPI derives, plus who may call and what every error looks like."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from app.api.deps import API_KEY_HEADER, Needs
+from app.core.version import VERSION
+from app.schemas.problem import Problem
+
+DESCRIPTION = (
+    "Users, API keys, conversations, uploads and an audit trail. Sign in for a bearer token, or send an API key in the "
+    "header `Octopus-API-Key`. Every error is `application/problem+json` with a stable `code`."
+)
+_SCHEMES = {
+    "bearer": {
+        "type": "oauth2",
+        "flows": {"password": {"tokenUrl": "/api/v1/auth/token", "refreshUrl": "/api/v1/auth/token", "scopes": {}}},
+    },
+    "apiKey": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER},
+}
+_ALWAYS = (400, 413, 429, 500, 503)
+_TITLES = {
+    400: "The request could not be understood",
+    401: "No valid credential",
+    403: "The credential does not allow that",
+    404: "There is no such thing, or it is out of sight",
+    409: "The state does not allow that",
+    412: "It has changed since the version in If-Match",
+    413: "The body is too large",
+    415: "The body is of the wrong type",
+    422: "The body or a parameter is not acceptable",
+    429: "Too many requests",
+    500: "Something went wrong on our side",
+    503: "The database does not answer",
+}
+
+
+def describe(app: FastAPI, routes: Iterable[APIRoute]) -> dict[str, Any]:
+    """The document, made once."""
+    routes = list(routes)
+    document = get_openapi(title="Octopus", version=VERSION, description=DESCRIPTION, routes=routes)
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = _SCHEMES
+    schemas = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+    for route in routes:
+        for method in route.methods or ():
+            _complete(document["paths"][route.path_format][method.lower()], route)
+    app.openapi_schema = document
+    return document
+
+
+def _complete(operation: dict[str, Any], route: APIRoute) -> None:
+    responses = operation["responses"]
+    if "422" in responses:
+        responses.pop("422")
+    for status in sorted(_statuses(route)):
+        content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        responses.setdefault(str(status), {"description": _TITLES[status], "content": content})
+    if _needs_credentials(route.dependant):
+        operation["security"] = [{"bearer": []}, {"apiKey": []}]
+
+
+def _statuses(route: APIRoute) -> set[int]:
+    """The errors that a route of this shape can answer with."""
+    is_write = bool((route.methods or set()) & {"POST", "PUT", "PATCH", "DELETE"})
+    statuses = set(_ALWAYS) | ({404} if "{" in route.path_format else set())
+    if _needs_credentials(route.dependant):
+        statuses |= {401, 403, 404}
+    if is_write:
+        statuses |= {401, 403, 409, 412}
+    if route.body_field or route.dependant.query_params or route.dependant.header_params:
+        statuses |= {415, 422}
+    return statuses
+
+
+def _needs_credentials(dependant: Dependant) -> bool:
+    return any(
+        isinstance(found.call, Needs) or (found.call is not None and found.call.__name__ == "_key_creator")
+        for found in dependant.dependencies
+    )

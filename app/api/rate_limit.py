@@ -1,0 +1,44 @@
+"""Who is limited how: each limit is spent here, shown in the headers of every answer, and refused with 429."""
+
+from fastapi import Request
+
+from app.core.config import get_settings
+from app.core.context import current_context
+from app.core.exceptions import RateLimitedError
+from app.core.principal import Principal
+from app.core.rate_limit import Budget, MemoryRateLimiter
+
+
+def spend_anonymous(request: Request) -> None:
+    _spend(request, get_settings().rate_limit_anonymous, "anonymous", current_context().client_ip or "unknown")
+
+
+def spend_credentials(request: Request) -> None:
+    """For presenting credentials, and for every one that was rejected: guessing costs the guesser its budget."""
+    _spend(request, get_settings().rate_limit_auth, "credentials", current_context().client_ip or "unknown")
+
+
+def spend_authenticated(request: Request, principal: Principal) -> None:
+    rate = principal.rate_limit or get_settings().rate_limit_authenticated
+    _spend(request, rate, "authenticated", principal.rate_key)
+
+
+def spend_key_creation(request: Request, principal: Principal) -> None:
+    _spend(request, get_settings().rate_limit_key_create, "key creation", principal.rate_key)
+
+
+def _spend(request: Request, rate: str, purpose: str, key: str) -> None:
+    limiter: MemoryRateLimiter = request.app.state.rate_limiter
+    budget = limiter.hit(rate, purpose, key)
+    _show(budget)
+    if budget.is_exceeded:
+        raise RateLimitedError(limiter.seconds_until(budget.resets_at))
+
+
+def _show(budget: Budget) -> None:
+    """The answer shows the budget that was spent last: it is the narrowest that the request met."""
+    current_context().headers = [
+        (b"x-ratelimit-limit", b"%d" % budget.limit),
+        (b"x-ratelimit-remaining", b"%d" % budget.remaining),
+        (b"x-ratelimit-reset", b"%d" % budget.resets_at),
+    ]

@@ -1,0 +1,115 @@
+from http import HTTPStatus
+
+from beanie import PydanticObjectId
+from fastapi import APIRouter, Request, Response
+
+from app.api.deps import ConversationsReader, ConversationsWriter, Cursor, Id, IfMatch, Limit
+from app.api.responses import listed, tagged
+from app.core.principal import Principal
+from app.core.scopes import Scope
+from app.crud import crud_conversation
+from app.schemas.conversation import (
+    ConversationCreate,
+    ConversationRead,
+    ConversationSummary,
+    ConversationUpdate,
+    ParticipantAdd,
+    summary_of,
+)
+from app.services import conversation_service
+
+router = APIRouter(prefix="/api/v1/conversations", tags=["conversations"])
+
+
+async def _shown(request: Request, conversation_id: Id, by: Principal, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    version, content = await conversation_service.read(conversation_id, by=by)
+    return tagged(request, content, version=version, status=status)
+
+
+@router.get("/{conversation_id}", response_model=ConversationRead)
+async def get_conversation(request: Request, conversation_id: Id, reader: ConversationsReader) -> Response:
+    """A conversation with its participants and its latest messages."""
+    return await _shown(request, conversation_id, reader)
+
+
+@router.post("", status_code=HTTPStatus.CREATED, response_model=ConversationRead)
+async def create_conversation(request: Request, body: ConversationCreate, writer: ConversationsWriter) -> Response:
+    """Open a conversation. You take part in it and own it."""
+    conversation_id = PydanticObjectId(await conversation_service.create(body, by=writer))
+    return await _shown(request, conversation_id, writer, HTTPStatus.CREATED)
+
+
+@router.get("", response_model=list[ConversationSummary])
+async def list_conversations(
+    request: Request,
+    reader: ConversationsReader,
+    archived: bool | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """Conversations by last activity: a user's own, or for a service all of them."""
+    rows, next_cursor = await crud_conversation.page(
+        user_id=reader.owner_filter(Scope.CONVERSATIONS_READ),
+        reader_id=reader.user_id,
+        archived=archived,
+        limit=limit,
+        cursor=cursor,
+    )
+    return listed(request, [summary_of(row, reader_id=reader.user_id) for row in rows], next_cursor)
+
+
+@router.get("/user/{user_id}", response_model=list[ConversationSummary])
+async def list_conversations_of_user(
+    request: Request,
+    user_id: Id,
+    reader: ConversationsReader,
+    archived: bool | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """The conversations that a user takes part in, by last activity, with what is unread to that user."""
+    await conversation_service.require_listable(user_id, by=reader)
+    rows, next_cursor = await crud_conversation.page(
+        user_id=user_id, reader_id=user_id, archived=archived, limit=limit, cursor=cursor
+    )
+    return listed(request, [summary_of(row, reader_id=user_id) for row in rows], next_cursor)
+
+
+@router.put("/{conversation_id}", response_model=ConversationRead, name="put_conversation")
+@router.patch("/{conversation_id}", response_model=ConversationRead)
+async def update_conversation(
+    request: Request,
+    conversation_id: Id,
+    body: ConversationUpdate,
+    writer: ConversationsWriter,
+    versions: IfMatch,
+) -> Response:
+    """Change the title, or archive. For owners."""
+    await conversation_service.update(conversation_id, body, versions=versions, by=writer)
+    return await _shown(request, conversation_id, writer)
+
+
+@router.delete("/{conversation_id}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_conversation(conversation_id: Id, writer: ConversationsWriter, versions: IfMatch) -> None:
+    """Delete a conversation with all its messages. For owners."""
+    await conversation_service.delete(conversation_id, versions=versions, by=writer)
+
+
+@router.post("/{conversation_id}/participants", status_code=HTTPStatus.CREATED, response_model=ConversationRead)
+async def add_participant(
+    request: Request, conversation_id: Id, body: ParticipantAdd, writer: ConversationsWriter
+) -> Response:
+    """Let a user take part. Adding one who does already changes nothing."""
+    await conversation_service.add_participant(conversation_id, body, by=writer)
+    return await _shown(request, conversation_id, writer, HTTPStatus.CREATED)
+
+
+@router.delete("/{conversation_id}/participants/{user_id}", response_model=ConversationRead)
+async def remove_participant(
+    request: Request, conversation_id: Id, user_id: Id, writer: ConversationsWriter
+) -> Response:
+    """Let a user no longer take part, or leave yourself. The answer to leaving is empty: 204."""
+    await conversation_service.remove_participant(conversation_id, user_id, by=writer)
+    if user_id == writer.user_id and not writer.reaches_all(Scope.CONVERSATIONS_READ):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    return await _shown(request, conversation_id, writer)

@@ -1,0 +1,44 @@
+import asyncio
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+
+from app.api.deps import ANONYMOUS_RATE
+from app.api.responses import JsonResponse
+from app.core.version import VERSION
+from app.db.mongo import is_answering
+from app.schemas.health import Health, Live, Welcome
+
+router = APIRouter(tags=["health"])
+_PING_SECONDS = 2.0
+
+
+@router.get("/", dependencies=[ANONYMOUS_RATE], response_model=Welcome)
+async def welcome() -> Response:
+    """What this is, and where to read on."""
+    links = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health"}
+    return JsonResponse({"name": "Octopus", "version": VERSION, **links})
+
+
+@router.get("/health/live", response_model=Live)
+async def live() -> Response:
+    """200 while the process runs. Touches nothing."""
+    return JsonResponse({"status": "alive"})
+
+
+@router.get("/health", response_model=Health, responses={503: {"model": Health}})
+@router.get("/health/ready", response_model=Health, responses={503: {"model": Health}}, name="ready")
+async def health() -> Response:
+    """200 when everything that a request needs answers, else 503 naming what does not."""
+    checks = {"database": "ok" if await _database_answers() else "unavailable"}
+    is_healthy = set(checks.values()) == {"ok"}
+    content = {"status": "healthy" if is_healthy else "unhealthy", "version": VERSION, "checks": checks}
+    return JsonResponse(content, HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def _database_answers() -> bool:
+    try:
+        async with asyncio.timeout(_PING_SECONDS):
+            return await is_answering()
+    except TimeoutError:
+        return False

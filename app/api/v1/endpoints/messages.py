@@ -1,0 +1,42 @@
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.api.deps import ConversationsReader, ConversationsWriter, Cursor, Id, Limit
+from app.api.responses import JsonResponse, listed
+from app.models.enums import MessageRole
+from app.schemas.message import MessageCreate, MessageRead
+from app.services import message_service
+
+router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/messages", tags=["messages"])
+
+
+@router.get("", response_model=list[MessageRead])
+async def list_messages(
+    request: Request,
+    conversation_id: Id,
+    reader: ConversationsReader,
+    order: Literal["asc", "desc"] = "asc",
+    role: MessageRole | None = None,
+    after: Annotated[Id | None, Query(description="Begin behind this message")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """The messages of a conversation, oldest first. Poll the end of it with `after`."""
+    rows, next_cursor = await message_service.page(
+        conversation_id,
+        role=role,
+        after=after,
+        is_ascending=order == "asc",
+        limit=limit,
+        cursor=cursor,
+        by=reader,
+    )
+    return listed(request, rows, next_cursor)
+
+
+@router.post("", status_code=HTTPStatus.CREATED, response_model=MessageRead)
+async def post_message(conversation_id: Id, body: MessageCreate, writer: ConversationsWriter) -> Response:
+    """Write a message. Users write as themselves; services for any participant."""
+    return JsonResponse(await message_service.post(conversation_id, body, by=writer), HTTPStatus.CREATED)

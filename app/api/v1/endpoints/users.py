@@ -1,0 +1,108 @@
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.api.deps import (
+    ANONYMOUS_RATE,
+    Cursor,
+    Id,
+    IfMatch,
+    Limit,
+    OptionalCaller,
+    UsersLister,
+    UsersReader,
+    UsersWriter,
+)
+from app.api.responses import listed, tagged
+from app.core.normalise import name_key
+from app.core.scopes import Role
+from app.crud import crud_user
+from app.models.enums import Plan
+from app.models.user import User
+from app.schemas.user import OwnUserUpdate, UserCard, UserCreate, UserDelete, UserRead, UserUpdate
+from app.services import user_service
+
+router = APIRouter(prefix="/api/v1/users", tags=["users"])
+
+
+@router.get("/me", response_model=UserRead)
+async def get_own_profile(request: Request, me: UsersReader) -> Response:
+    """Your own profile."""
+    user = await crud_user.require(me.account_id)
+    return tagged(request, UserRead.model_validate(user), version=user.version)
+
+
+@router.put("/me", response_model=UserRead, name="put_own_profile")
+@router.patch("/me", response_model=UserRead)
+async def update_own_profile(request: Request, body: OwnUserUpdate, me: UsersWriter, versions: IfMatch) -> Response:
+    """Change your own profile. A new e-mail address or password needs `current_password`."""
+    user = await user_service.update(me.account_id, body, versions=versions, by=me)
+    return tagged(request, UserRead.model_validate(user), version=user.version)
+
+
+@router.delete("/me", status_code=HTTPStatus.NO_CONTENT)
+async def delete_own_account(body: UserDelete, me: UsersWriter, versions: IfMatch) -> None:
+    """Delete your own account. It needs `current_password`."""
+    await user_service.delete(
+        me.account_id, current_password=body.current_password, reason=body.reason, versions=versions, by=me
+    )
+
+
+@router.get("/username/{username}", response_model=UserCard, dependencies=[ANONYMOUS_RATE])
+async def get_user_by_username(username: str) -> User:
+    """What anyone may know of a user."""
+    return await crud_user.require_by_username_key(name_key(username))
+
+
+@router.get("/{user_id}", response_model=UserRead)
+async def get_user(request: Request, user_id: Id, reader: UsersReader) -> Response:
+    """A user's full profile."""
+    user = await user_service.view(user_id, by=reader)
+    return tagged(request, UserRead.model_validate(user), version=user.version)
+
+
+@router.put("/{user_id}", response_model=UserRead, name="put_user")
+@router.patch("/{user_id}", response_model=UserRead)
+async def update_user(
+    request: Request, user_id: Id, body: UserUpdate, writer: UsersWriter, versions: IfMatch
+) -> Response:
+    """Change a user. `role` and `is_active` are for administrators."""
+    user = await user_service.update(user_id, body, versions=versions, by=writer)
+    return tagged(request, UserRead.model_validate(user), version=user.version)
+
+
+@router.delete("/{user_id}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_user(user_id: Id, writer: UsersWriter, versions: IfMatch, body: UserDelete | None = None) -> None:
+    """Delete a user. The account can be restored for some time; its names are free at once."""
+    body = body or UserDelete()
+    await user_service.delete(
+        user_id, current_password=body.current_password, reason=body.reason, versions=versions, by=writer
+    )
+
+
+@router.get("", response_model=list[UserRead])
+async def list_users(
+    request: Request,
+    _: UsersLister,
+    q: Annotated[
+        str | None, Query(max_length=320, description="Beginning of an e-mail address, username or name")
+    ] = None,
+    role: Role | None = None,
+    is_active: bool | None = None,
+    plan: Plan | None = None,
+    sort: Literal["created_at", "-created_at", "email"] = "-created_at",
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """Users, newest first."""
+    rows, next_cursor = await crud_user.page(
+        q=q, role=role, is_active=is_active, plan=plan, sort=sort, limit=limit, cursor=cursor
+    )
+    return listed(request, [UserRead.model_validate(user) for user in rows], next_cursor)
+
+
+@router.post("", status_code=HTTPStatus.CREATED, response_model=UserRead)
+async def register_user(body: UserCreate, caller: OptionalCaller) -> User:
+    """Make an account. Where registration is closed, only administrators may."""
+    return await user_service.register(body, by=caller)

@@ -1,0 +1,31 @@
+"""Work that goes on after the answer. It is started here so that it is kept, logged and waited for."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import Context
+
+from app.core.logging_config import get_logger
+
+_tasks: set[asyncio.Task[None]] = set()
+_log = get_logger(__name__)
+
+
+def start(work: Coroutine[None, None, None], *, name: str) -> None:
+    """Run the work beside everything else. It must be resumable: the process may end before it does."""
+    task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
+    _tasks.add(task)
+    task.add_done_callback(_finish)
+
+
+async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what is late is cancelled, not raised
+    """Wait until everything started has ended; what is late after `timeout` seconds is cancelled."""
+    if _tasks:
+        _, late = await asyncio.wait(_tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+
+
+def _finish(task: asyncio.Task[None]) -> None:
+    _tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("background_work_failed", work=task.get_name(), exc_info=error)

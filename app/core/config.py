@@ -1,0 +1,196 @@
+"""Settings: environment over `.env` over defaults. The only place that reads the environment."""
+
+import re
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from limits import parse as parse_rate
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.core import key_format
+from app.core.development_secret import development_secret
+from app.core.keyring import Keyring
+from app.core.network import parse_network
+
+MIN_SECRET_BYTES: Final = 32
+_PLACEHOLDER: Final = re.compile(
+    r"change.?(me|this|it)|example|your.?secret|secret.?key|password|default", re.IGNORECASE
+)
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    TEST = "test"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. The variable is the field's name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # an input may be a secret
+        populate_by_name=True,
+    )
+
+    environment: Environment = Field(
+        Environment.DEVELOPMENT,
+        description="development, test, staging or production; production refuses what is unsafe",
+    )
+    debug: bool = Field(False, description="Verbose logs; refused in production")
+    log_level: str = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="DEBUG, INFO, WARNING, ERROR"
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+    workers: int = Field(1, ge=1, le=256, description="Worker processes")
+
+    data_dir: Path = Field(Path("data"), description="Embedded database and generated development secret")
+    database_url: SecretStr = Field(SecretStr("embedded"), description="embedded, or mongodb://host/name")
+    mongod_path: Path | None = Field(
+        None, description="The mongod for DATABASE_URL=embedded, when it is not found by itself"
+    )
+
+    secret_key: SecretStr | None = Field(
+        None, description="Signs tokens and derives keys; at least 32 bytes; generated in development"
+    )
+    previous_secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Comma-separated; what they signed is still accepted"
+    )
+    master_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("master_api_key", "api_key"),
+        description="The key that POST /bootstrap installs; API_KEY is an alias",
+    )
+    bootstrap_token: SecretStr | None = Field(None, description="POST /bootstrap must show it in X-Bootstrap-Token")
+    jwt_issuer: str = Field("octopus", description="`iss` of access tokens")
+    jwt_audience: str = Field("octopus", description="`aud` of access tokens")
+    access_token_expire_minutes: int = Field(30, ge=1, description="Life of an access token")
+    refresh_token_expire_days: int = Field(30, ge=1, description="Life of a refresh token; each refresh starts it anew")
+    bcrypt_rounds: int = Field(12, ge=4, le=20, description="Cost of a password hash, as a power of two")
+    registration: str = Field(
+        "open", pattern="^(open|closed)$", description="open, or closed: only administrators make accounts"
+    )
+    deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")
+
+    cors_origins: tuple[str, ...] = Field((), description="JSON list of origins whose pages may call")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="JSON list of addresses or CIDR blocks whose X-Forwarded-For counts"
+    )
+    trusted_hosts: tuple[str, ...] = Field(("*",), description="JSON list of Host names that are answered")
+
+    rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by client address")
+    rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by client address")
+    rate_limit_key_create: str = Field("5/minute", description="Created API keys, by principal")
+    rate_limit_authenticated: str = Field("1000/minute", description="Requests with credentials, by principal")
+    rate_limit_storage_url: str = Field("memory://", description="Where limits are counted: memory://, in each process")
+    auth_cache_seconds: float = Field(
+        5, ge=0, le=60, description="Life of a looked-up principal in memory; 0 turns the cache off"
+    )
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body")
+
+    @field_validator("previous_secret_keys", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("rate_limit_anonymous", "rate_limit_auth", "rate_limit_key_create", "rate_limit_authenticated")
+    @classmethod
+    def _is_rate(cls, value: str) -> str:
+        parse_rate(value)
+        return value
+
+    @field_validator("rate_limit_storage_url")
+    @classmethod
+    def _is_known_storage(cls, value: str) -> str:
+        if value != "memory://":
+            raise ValueError("only memory:// is supported")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for block in value:
+            parse_network(block)
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_mongodb(cls, value: SecretStr) -> SecretStr:
+        if not re.match(r"embedded$|mongodb(\+srv)?://", value.get_secret_value()):
+            raise ValueError("must be `embedded` or start with mongodb:// or mongodb+srv://")
+        return value
+
+    @field_validator("master_api_key")
+    @classmethod
+    def _is_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and key_format.parse(value.get_secret_value()) is None:
+            raise ValueError("must have the format of an API key; scripts/generate_secrets.py prints a fresh one")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_what_is_unsafe(self) -> Self:
+        faults = [*self._faults_of_secret()]
+        if self.environment is Environment.PRODUCTION:
+            faults += self._faults_in_production()
+        if faults:
+            raise ValueError(f"refusing to start in {self.environment}: " + "; ".join(faults))
+        return self
+
+    def _faults_of_secret(self) -> list[str]:
+        if self.secret_key is None:
+            return [] if self._may_generate_secret else ["SECRET_KEY is missing"]
+        secret = self.secret_key.get_secret_value()
+        if len(secret.encode()) < MIN_SECRET_BYTES:
+            return [f"SECRET_KEY is shorter than {MIN_SECRET_BYTES} bytes"]
+        if _PLACEHOLDER.search(secret) or len(set(secret)) < 8:  # noqa: PLR2004 - no random secret has so few
+            return ["SECRET_KEY is a placeholder, not a random value"]
+        return []
+
+    def _faults_in_production(self) -> list[str]:
+        checks = {
+            "DATABASE_URL=embedded is for development": self.is_embedded,
+            "DEBUG is on": self.debug,
+            "CORS_ORIGINS allows every origin": "*" in self.cors_origins,
+            "neither BOOTSTRAP_TOKEN nor MASTER_API_KEY is set, so a stranger could bootstrap": (
+                self.bootstrap_token is None and self.master_api_key is None
+            ),
+        }
+        return [fault for fault, is_true in checks.items() if is_true]
+
+    @property
+    def _may_generate_secret(self) -> bool:
+        return self.environment in {Environment.DEVELOPMENT, Environment.TEST}
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.database_url.get_secret_value() == "embedded"
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """The secrets that sign and derive; in development the current one is made on first use and kept."""
+        current = self.secret_key.get_secret_value().encode() if self.secret_key else development_secret(self.data_dir)
+        return Keyring((current, *(key.get_secret_value().encode() for key in self.previous_secret_keys)))
+
+
+_active: Settings | None = None
+
+
+def use_settings(settings: Settings) -> None:
+    """Make these the settings of the process. Called once, where the application or a script starts."""
+    global _active  # noqa: PLW0603 - one process serves one database, so it has one set of settings
+    _active = settings
+
+
+def get_settings() -> Settings:
+    """The settings of the process. Reading them before `use_settings` is a `RuntimeError`."""
+    if _active is None:
+        raise RuntimeError("The settings are not loaded.")
+    return _active

@@ -1,0 +1,27 @@
+"""What is known of the request under way, for logs and audit events, wherever in the code they are written."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class RequestContext:
+    request_id: str | None = None
+    client_ip: str | None = None
+    user_agent: str | None = None
+    # What the access log adds to its line, such as the principal.
+    log: dict[str, Any] = field(default_factory=dict)
+    # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+_NO_REQUEST = RequestContext()
+_current: ContextVar[RequestContext] = ContextVar("request_context", default=_NO_REQUEST)
+
+set_context = _current.set
+
+
+def current_context() -> RequestContext:
+    """The request under way; outside one (in a script, a job) an empty context."""
+    return _current.get()

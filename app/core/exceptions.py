@@ -1,0 +1,171 @@
+"""What can go wrong, in the words of the domain. No HTTP here.
+
+`code` is part of the public contract: clients switch on it, so it never changes. `message` is one human
+sentence. `context` is for the log and never for the client.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+
+class AppError(Exception):
+    """Base of every error this application raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+    message: ClassVar[str] = "The request could not be completed."
+
+    def __init__(self, message: str | None = None, **context: object) -> None:
+        super().__init__(message or self.message)
+        self.context = context
+
+
+class InvalidRequestError(AppError):
+    code = "invalid_request"
+    message = "The request could not be understood."
+
+
+class InvalidCursorError(InvalidRequestError):
+    code = "invalid_cursor"
+    message = "This cursor was not made by this list. Start again without one."
+
+
+class AmbiguousCredentialsError(InvalidRequestError):
+    code = "ambiguous_credentials"
+    message = "Send either a bearer token or an API key, not both."
+
+
+class UnauthenticatedError(AppError):
+    code = "not_authenticated"
+    message = "This needs a bearer token or an API key."
+
+
+class RejectedCredentialError(UnauthenticatedError):
+    """A credential was presented and is not good. Counted against the client's address."""
+
+
+class InvalidCredentialsError(RejectedCredentialError):
+    code = "invalid_credentials"
+    message = "The account or the password is wrong."
+
+
+class InvalidTokenError(RejectedCredentialError):
+    code = "invalid_token"
+    message = "The token is not valid."
+
+
+class TokenExpiredError(RejectedCredentialError):
+    code = "token_expired"
+    message = "The token has expired."
+
+
+class TokenRevokedError(RejectedCredentialError):
+    code = "token_revoked"
+    message = "The session of this token has ended."
+
+
+class InvalidApiKeyError(RejectedCredentialError):
+    code = "invalid_api_key"
+    message = "The API key is not valid."
+
+
+class ApiKeyExpiredError(RejectedCredentialError):
+    code = "api_key_expired"
+    message = "The API key has expired."
+
+
+class ForbiddenError(AppError):
+    code = "forbidden"
+    message = "These credentials do not allow that."
+
+
+class InsufficientScopeError(ForbiddenError):
+    code = "insufficient_scope"
+    message = "These credentials lack the scope that this needs."
+
+
+class IpNotAllowedError(ForbiddenError):
+    code = "ip_not_allowed"
+    message = "This API key may not be used from this address."
+
+
+class AccountDisabledError(ForbiddenError):
+    code = "account_disabled"
+    message = "This account is deactivated."
+
+
+class RegistrationClosedError(ForbiddenError):
+    code = "registration_closed"
+    message = "Accounts are made by an administrator here."
+
+
+class NotFoundError(AppError):
+    code = "not_found"
+    message = "There is no such resource."
+
+
+class ConflictError(AppError):
+    code = "conflict"
+    message = "The resource is not in a state that allows that."
+
+
+class EmailTakenError(ConflictError):
+    code = "email_taken"
+    message = "An account with this e-mail address exists."
+
+
+class UsernameTakenError(ConflictError):
+    code = "username_taken"
+    message = "An account with this username exists."
+
+
+class AlreadyBootstrappedError(ConflictError):
+    code = "already_bootstrapped"
+    message = "The master key was created before. Use it, or make a superuser with scripts/create_superuser.py."
+
+
+class PreconditionFailedError(AppError):
+    code = "precondition_failed"
+    message = "The resource has changed since the version named in If-Match."
+
+
+class PayloadTooLargeError(AppError):
+    code = "payload_too_large"
+    message = "The request body is larger than this server accepts."
+
+
+class UnsupportedMediaTypeError(AppError):
+    code = "unsupported_media_type"
+    message = "The body must be JSON, with Content-Type: application/json."
+
+
+class InvalidContentError(AppError):
+    """The body is well formed, and something in it can't be accepted.
+
+    `errors` has the shape of a validation error: `loc`, `msg`, `type` for each fault.
+    """
+
+    code = "validation_error"
+    message = "The request does not match what this endpoint accepts."
+
+    def __init__(self, message: str | None = None, *, errors: Sequence[Mapping[str, object]] = ()) -> None:
+        super().__init__(message)
+        self.errors = list(errors)
+
+
+class WeakPasswordError(InvalidContentError):
+    code = "weak_password"
+
+
+class RateLimitedError(AppError):
+    """Too many requests. `retry_after` is in whole seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"Too many requests. Try again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
+class DatabaseUnavailableError(AppError):
+    code = "database_unavailable"
+    message = "The database does not answer. Try again shortly."

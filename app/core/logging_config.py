@@ -1,0 +1,77 @@
+"""Structured logs: one event a line, JSON unless a person is watching, the request id on every line."""
+
+import logging
+import sys
+from typing import Any, Final
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.core.context import current_context
+
+# Values under these names never reach a log, whoever logs them.
+_SECRET_NAMES: Final = frozenset(
+    {
+        "password",
+        "current_password",
+        "secret",
+        "token",
+        "access_token",
+        "refresh_token",
+        "api_key",
+        "key",
+        "authorization",
+    }
+)
+
+
+def configure_logging(level: str) -> None:
+    """Route structlog and the standard library's logging to standard error, in one form."""
+    is_watched = sys.stderr.isatty()
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        _add_request_id,
+        _drop_secrets,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Processor = structlog.dev.ConsoleRenderer() if is_watched else _render_json
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for noisy in ("pymongo", "asyncio", "passlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.access").disabled = True  # the middleware writes that line, with the request id
+
+
+def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    request_id = current_context().request_id
+    if request_id is not None:
+        event.setdefault("request_id", request_id)
+    return event
+
+
+def _drop_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for name in _SECRET_NAMES & event.keys():
+        event[name] = "[removed]"
+    return event
+
+
+def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def get_logger(name: str) -> Any:
+    """A logger whose lines say which module wrote them."""
+    return structlog.get_logger(module=name)

@@ -1,0 +1,65 @@
+"""Client addresses: which one to believe, and whether it is in a list."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_MAPPED_PREFIX: Final = 96  # ::ffff:0:0/96 holds the IPv4 addresses
+
+
+def parse_address(text: str) -> Address | None:
+    """An address, an IPv4-mapped IPv6 one as its IPv4; none when the text is no address."""
+    try:
+        address = ip_address(text.strip())
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def parse_network(text: str) -> Network:
+    """An address or CIDR block, a mapped one as its IPv4 block. Anything else is a `ValueError`."""
+    network = ip_network(text.strip(), strict=False)
+    if not isinstance(network, IPv6Network) or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    mapped = network.network_address.ipv4_mapped
+    return IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX)) if mapped else network
+
+
+@lru_cache(maxsize=1024)
+def _networks(blocks: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(parse_network(block) for block in blocks)
+
+
+def is_in(address: str | None, blocks: Iterable[str]) -> bool:
+    """Whether the address lies in one of the blocks. What is no address lies nowhere."""
+    parsed = parse_address(address) if address else None
+    return parsed is not None and any(
+        parsed.version == network.version and parsed in network for network in _networks(tuple(blocks))
+    )
+
+
+def client_address(peer: str | None, forwarded_for: str | None, trusted_proxies: Iterable[str]) -> str | None:
+    """The client's address: the socket's peer, unless that is a trusted proxy.
+
+    Behind trusted proxies it is the last entry of `X-Forwarded-For` that no trusted proxy wrote; entries
+    to the left of it are the client's own word and count for nothing.
+    """
+    trusted = tuple(trusted_proxies)
+    if forwarded_for is None or not trusted or not is_in(peer, trusted):
+        return _plain(peer)
+    for hop in reversed(forwarded_for.split(",")):
+        if parse_address(hop) is None:
+            break
+        peer = hop
+        if not is_in(hop, trusted):
+            break
+    return _plain(peer)
+
+
+def _plain(text: str | None) -> str | None:
+    address = parse_address(text) if text else None
+    return str(address) if address else text

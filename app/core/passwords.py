@@ -1,0 +1,80 @@
+"""Passwords: what is good enough, and how they are hashed, in threads and as many at once as there are cores."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Final, NamedTuple, TypeVar
+
+from passlib.context import CryptContext
+from zxcvbn import zxcvbn
+
+from app.core.config import get_settings
+from app.core.exceptions import WeakPasswordError
+
+MIN_LENGTH: Final = 10
+MAX_LENGTH: Final = 1024
+_MIN_SCORE: Final = 3
+_SCORED_LENGTH: Final = 72  # the time of zxcvbn grows with the square of the length
+_MIN_PERSONAL_LENGTH: Final = 4  # an "al@example.com" must not forbid every password with "al" in it
+
+T = TypeVar("T")
+_threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="password")
+
+
+class Verdict(NamedTuple):
+    """Whether the password is right, and its new hash when the stored one was made with other settings."""
+
+    is_right: bool
+    new_hash: str | None
+
+
+async def require_strong(password: str, *, personal: Iterable[str | None]) -> None:
+    """Refuse a password that is too easy to guess, saying what to do; `personal` is what it may not contain.
+
+    NIST SP 800-63B: length and guessability count, composition rules do not.
+    """
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        raise _weak(f"Use {MIN_LENGTH} to {MAX_LENGTH} characters.")
+    known = [word.casefold() for word in personal if word and len(word) >= _MIN_PERSONAL_LENGTH]
+    if any(word in password.casefold() for word in known):
+        raise _weak("Do not use your e-mail address or username in the password.")
+    result = await _in_thread(lambda: zxcvbn(password[:_SCORED_LENGTH], user_inputs=known))
+    if result["score"] < _MIN_SCORE:
+        advice = " ".join(filter(None, [result["feedback"]["warning"], *result["feedback"]["suggestions"]]))
+        raise _weak(f"This password is easy to guess. {advice}".strip())
+
+
+async def hash_password(password: str) -> str:
+    """Bcrypt over SHA-256, so that nothing past 72 bytes is ignored."""
+    return await _in_thread(lambda: _context(get_settings().bcrypt_rounds).hash(password))
+
+
+async def verify_password(password: str, hashed: str | None) -> Verdict:
+    """Check a password. Without a hash it costs the same time and is wrong: no account, no difference."""
+    context = _context(get_settings().bcrypt_rounds)
+
+    def verify() -> Verdict:
+        is_right, new_hash = context.verify_and_update(password, hashed or _decoy(context))
+        return Verdict(is_right and hashed is not None, new_hash if hashed else None)
+
+    return await _in_thread(verify)
+
+
+@cache
+def _context(rounds: int) -> CryptContext:
+    return CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=rounds)
+
+
+@cache
+def _decoy(context: CryptContext) -> str:
+    return str(context.hash("no account has this password"))
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_threads, work)
+
+
+def _weak(message: str) -> WeakPasswordError:
+    return WeakPasswordError(message, errors=[{"loc": ["body", "password"], "msg": message, "type": "weak_password"}])

@@ -1,0 +1,97 @@
+"""Who is calling, whatever credential they used: a plain value that outlives the request."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from bson import ObjectId
+
+from app.core.exceptions import ForbiddenError
+from app.core.scopes import ALL, GRANT_OF_ROLE, Grant, Role, Scope, Scopes
+
+
+class PrincipalKind(StrEnum):
+    USER = "user"
+    API_KEY = "api_key"
+    SYSTEM = "system"
+    ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """One caller.
+
+    `user_id` is the account it acts as: a user's own, the owner's for a personal key, none for a
+    service key. `credential_id` is the session or the key. `allowed_ips` and `rate_limit` are a key's own.
+    """
+
+    kind: PrincipalKind
+    name: str | None
+    grant: Grant
+    user_id: ObjectId | None = None
+    credential_id: ObjectId | None = None
+    role: Role | None = None
+    allowed_ips: tuple[str, ...] = ()
+    rate_limit: str | None = None
+
+    @classmethod
+    def of_user(cls, user_id: ObjectId, *, name: str | None, role: Role, session_id: ObjectId) -> "Principal":
+        return cls(
+            kind=PrincipalKind.USER,
+            name=name,
+            grant=GRANT_OF_ROLE[role],
+            user_id=user_id,
+            credential_id=session_id,
+            role=role,
+        )
+
+    @classmethod
+    def system(cls, name: str) -> "Principal":
+        """The operator at the keyboard, or the service itself; `name` is the script or the job."""
+        return cls(PrincipalKind.SYSTEM, name, Grant(own=ALL, others=ALL), role=Role.SUPERUSER)
+
+    @cached_property
+    def id(self) -> ObjectId | None:
+        """What the audit trail knows the caller by."""
+        return self.user_id if self.kind is PrincipalKind.USER else self.credential_id
+
+    @property
+    def account_id(self) -> ObjectId:
+        """The account it acts as. A service key acts as none: `ForbiddenError`."""
+        if self.user_id is None:
+            raise ForbiddenError("These credentials belong to no user.")
+        return self.user_id
+
+    @property
+    def session_id(self) -> ObjectId:
+        """The session in use. An API key has none: `ForbiddenError`."""
+        if self.kind is not PrincipalKind.USER or self.credential_id is None:
+            raise ForbiddenError("Only a signed-in user has a session.")
+        return self.credential_id
+
+    @cached_property
+    def scopes(self) -> Scopes:
+        return self.grant.own | self.grant.others
+
+    @cached_property
+    def rank(self) -> int:
+        """Rank among roles. A key ranks with the role whose work it may do, and never as a superuser."""
+        if self.role is not None:
+            return self.role.rank
+        return Role.ADMIN.rank if Scope.ADMIN in self.grant.others else Role.SUPPORT.rank
+
+    @cached_property
+    def rate_key(self) -> str:
+        """Whose budget of requests this is: a personal key spends its own, not its owner's."""
+        return f"{self.kind}:{self.id}"
+
+    def reaches_all(self, scope: Scope) -> bool:
+        """True when the scope is held over everybody's resources, false when only over its own."""
+        return scope in self.grant.others
+
+    def owner_filter(self, scope: Scope) -> ObjectId | None:
+        """The owner that queries under this scope must be limited to; none when everything is in reach."""
+        return None if self.reaches_all(scope) else self.user_id
+
+
+ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, None, Grant(own=frozenset(), others=frozenset()))

@@ -1,0 +1,136 @@
+"""Access tokens (JWT, RFC 7519 and 8725) and refresh tokens (opaque, rotated at every use)."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+import jwt
+from bson import ObjectId
+
+from app.core.clock import utc_now
+from app.core.config import get_settings
+from app.core.exceptions import InvalidTokenError, TokenExpiredError
+from app.core.scopes import GRANT_OF_ROLE, Role
+
+ALGORITHM: Final = "HS256"
+_REQUIRED: Final = ["sub", "sid", "jti", "role", "scope", "iat", "nbf", "exp", "iss", "aud"]
+_SECRET_LENGTH: Final = 43  # 256 bits in base64url
+
+
+class AccessToken(NamedTuple):
+    """What a valid token says. Whether its session still lives is the database's to say."""
+
+    user_id: ObjectId
+    session_id: ObjectId
+    expires_at: float  # seconds since the epoch
+
+
+def new_access_token(user_id: ObjectId, session_id: ObjectId, role: Role) -> tuple[str, int]:
+    """A signed token and its life in seconds."""
+    settings, now = get_settings(), utc_now()
+    life = timedelta(minutes=settings.access_token_expire_minutes)
+    claims = {
+        "sub": str(user_id),
+        "sid": str(session_id),
+        "jti": secrets.token_urlsafe(12),
+        "role": role,
+        "scope": scope_of(role),
+        "iat": now,
+        "nbf": now,
+        "exp": now + life,
+        "iss": settings.jwt_issuer,
+        "aud": settings.jwt_audience,
+    }
+    return jwt.encode(claims, settings.keyring.signing_secret, ALGORITHM), int(life.total_seconds())
+
+
+def scope_of(role: Role) -> str:
+    """What a user of the role may ask for, as OAuth 2 writes it: names separated by spaces."""
+    grant = GRANT_OF_ROLE[role]
+    return " ".join(sorted(grant.own | grant.others))
+
+
+def read_access_token(token: str) -> AccessToken:
+    """Check signature, issuer, audience and times; raise `TokenExpiredError` or `InvalidTokenError`."""
+    error: jwt.PyJWTError | None = None
+    for secret in get_settings().keyring.secrets:
+        try:
+            return _decoded(token, secret)
+        except jwt.InvalidSignatureError as wrong_secret:
+            error = wrong_secret
+        except jwt.ExpiredSignatureError as expired:
+            raise TokenExpiredError from expired
+        except jwt.PyJWTError as invalid:
+            raise InvalidTokenError from invalid
+    raise InvalidTokenError from error
+
+
+def _decoded(token: str, secret: bytes) -> AccessToken:
+    settings = get_settings()
+    claims = jwt.decode(
+        token,
+        secret,
+        algorithms=[ALGORITHM],  # never the one that the token names
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        options={"require": _REQUIRED},
+    )
+    if not (ObjectId.is_valid(claims["sub"]) and ObjectId.is_valid(claims["sid"])):
+        raise InvalidTokenError
+    return AccessToken(ObjectId(claims["sub"]), ObjectId(claims["sid"]), float(claims["exp"]))
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """`<session id>.<secret>`.
+
+    The first secret is 256 random bits. Each following one is a keyed hash of the one before, so that a
+    client which lost an answer can be given the same successor again without the server keeping it, and a
+    spent token of any age can be recognised by walking forward from it. Without the server's key a holder
+    of a spent token can't take that walk.
+    """
+
+    session_id: ObjectId
+    secret: str
+
+    @classmethod
+    def new(cls, session_id: ObjectId) -> "RefreshToken":
+        return cls(session_id, secrets.token_urlsafe(32))
+
+    @classmethod
+    def parse(cls, text: str) -> "RefreshToken | None":
+        session_id, _, secret = text.partition(".")
+        if not ObjectId.is_valid(session_id) or len(secret) != _SECRET_LENGTH or not secret.isascii():
+            return None
+        return cls(ObjectId(session_id), secret)
+
+    def successors(self) -> list["RefreshToken"]:
+        """The next token, under the current key and then under each previous one."""
+        macs = get_settings().keyring.macs("refresh", f"{self.session_id}.{self.secret}".encode())
+        return [RefreshToken(self.session_id, base64.urlsafe_b64encode(mac).rstrip(b"=").decode()) for mac in macs]
+
+    def precedes(self, digest: bytes, *, within: int) -> bool:
+        """True when the token whose digest is given descends from this one in at most that many steps."""
+        generation = [self]
+        for _ in range(within):
+            generation = [successor for token in generation for successor in token.successors()]
+            if any(hmac.compare_digest(token.digest, digest) for token in generation):
+                return True
+            generation = generation[:1]  # only the newest key goes on; a rotation of secrets ends older walks
+        return False
+
+    @property
+    def digest(self) -> bytes:
+        """What is stored. The secret has 256 random bits, so a plain hash is enough."""
+        return hashlib.sha256(self.secret.encode()).digest()
+
+    def __str__(self) -> str:
+        return f"{self.session_id}.{self.secret}"
+
+
+def refresh_expiry(now: datetime) -> datetime:
+    return now + timedelta(days=get_settings().refresh_token_expire_days)

@@ -1,0 +1,88 @@
+"""Paging by key range: page 10,000 costs what page 1 costs; rows inserted meanwhile are neither repeated nor lost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from beanie import SortDirection
+from bson import ObjectId, json_util
+from pymongo import ReturnDocument
+
+from app.core.cursor import decode_cursor, encode_cursor
+from app.models.base import BaseDocument
+
+T = TypeVar("T")
+D = TypeVar("D", bound=BaseDocument)
+Filter = dict[str, Any]
+ASCENDING: Final = 1
+DESCENDING: Final = -1
+
+
+class Page(NamedTuple, Generic[T]):
+    """Rows in order, and the cursor of the page after them when there is one."""
+
+    rows: list[T]
+    next_cursor: str | None
+
+
+class Listing(NamedTuple):
+    """One ordered list: a collection under a filter, sorted by fields that together are unique."""
+
+    collection: str
+    where: Filter
+    sort: Sequence[str]
+    direction: int = DESCENDING
+
+    @property
+    def order(self) -> dict[str, int]:
+        return dict.fromkeys(self.sort, self.direction)
+
+    @property
+    def beanie_order(self) -> list[tuple[str, SortDirection]]:
+        return [(field, SortDirection(self.direction)) for field in self.sort]
+
+    def after(self, cursor: str | None) -> Filter:
+        """The filter for the rows behind the cursor."""
+        if cursor is None:
+            return self.where
+        position = decode_cursor(self._name, cursor)
+        beyond = "$lt" if self.direction == DESCENDING else "$gt"
+        steps = [
+            {**dict(zip(self.sort[:depth], position[:depth], strict=True)), field: {beyond: position[depth]}}
+            for depth, field in enumerate(self.sort)
+        ]
+        return {"$and": [self.where, {"$or": steps}]} if len(steps) > 1 else {"$and": [self.where, *steps]}
+
+    def page(self, rows: list[T], limit: int) -> Page[T]:
+        """Cut the row that was read beyond the page, and make a cursor of the last one that stays."""
+        if len(rows) <= limit:
+            return Page(rows, None)
+        rows = rows[:limit]
+        return Page(rows, encode_cursor(self._name, [_value(rows[-1], field) for field in self.sort]))
+
+    @property
+    def _name(self) -> str:
+        return f"{self.collection} {list(self.sort)} {self.direction} {json_util.dumps(self.where, sort_keys=True)}"
+
+
+async def find_one_and_update(model: type[D], where: Filter, update: dict[str, Any]) -> D | None:
+    """Change the document that matches, atomically, and give it as it is then; none when there is none."""
+    raw = await model.get_pymongo_collection().find_one_and_update(where, update, return_document=ReturnDocument.AFTER)
+    return model.model_validate(raw) if raw else None
+
+
+async def find_one_and_delete(model: type[D], where: Filter) -> D | None:
+    """Delete the document that matches, atomically, and give it as it was; none when there is none."""
+    raw = await model.get_pymongo_collection().find_one_and_delete(where)
+    return model.model_validate(raw) if raw else None
+
+
+def matching(where: Filter, versions: frozenset[int] | None) -> Filter:
+    """The filter, limited to the versions that `If-Match` named, when it named any."""
+    return where if versions is None else {**where, "version": {"$in": sorted(versions)}}
+
+
+def _value(row: Any, field: str) -> Any:
+    if isinstance(row, Mapping):
+        return row[field]
+    value = getattr(row, "id" if field == "_id" else field)
+    return ObjectId(value) if field == "_id" else value

@@ -1,0 +1,64 @@
+"""How messages are found and removed. Who may see them is decided on their conversation."""
+
+from typing import Final
+
+from bson import ObjectId
+
+from app.core.exceptions import NotFoundError
+from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page
+from app.db.mongo import Raw, find_batch
+from app.models.conversation import DeletedConversation
+from app.models.enums import MessageRole
+from app.models.message import Message
+
+_PURGE_BATCH: Final = 1000
+
+
+async def latest(conversation_id: ObjectId, *, limit: int) -> list[Raw]:
+    """The latest messages, oldest first."""
+    rows = await find_batch("messages", {"conversation_id": conversation_id}, sort={"seq": DESCENDING}, limit=limit)
+    return rows[::-1]
+
+
+async def page(
+    conversation_id: ObjectId,
+    *,
+    role: MessageRole | None,
+    after: ObjectId | None,
+    is_ascending: bool,
+    limit: int,
+    cursor: str | None,
+) -> Page[Raw]:
+    """In the order of the conversation. `after` is a message to begin behind, for polling the end of it."""
+    where: Filter = {"conversation_id": conversation_id}
+    if role is not None:
+        where["role"] = role
+    if after is not None:
+        where["seq"] = {"$gt": await _seq_of(after, conversation_id)}
+    listing = Listing("messages", where, ["seq"], ASCENDING if is_ascending else DESCENDING)
+    rows = await find_batch("messages", listing.after(cursor), sort=listing.order, limit=limit + 1)
+    return listing.page(rows, limit)
+
+
+async def purge(conversation_id: ObjectId) -> None:
+    """Remove every message of a deleted conversation in batches, then the note that says so.
+
+    Safe to repeat and to run twice at once: what one run leaves, the next finishes.
+    """
+    messages = Message.get_pymongo_collection()
+    of_conversation = {"conversation_id": conversation_id}
+    while batch := await find_batch(
+        "messages", of_conversation, fields={"seq": 1}, sort={"seq": ASCENDING}, limit=_PURGE_BATCH
+    ):
+        await messages.delete_many({**of_conversation, "seq": {"$lte": batch[-1]["seq"]}})
+    await DeletedConversation.get_pymongo_collection().delete_one({"_id": conversation_id})
+
+
+async def _seq_of(message_id: ObjectId, conversation_id: ObjectId) -> int:
+    rows = await find_batch(
+        "messages", {"_id": message_id, "conversation_id": conversation_id}, fields={"seq": 1}, limit=1
+    )
+    if not rows:
+        raise NotFoundError("There is no such message.")
+    seq: int = rows[0]["seq"]
+    return seq

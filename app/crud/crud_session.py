@@ -1,0 +1,65 @@
+"""How sessions are found, exchanged and ended."""
+
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+
+from app.core import live_cache
+from app.core.clock import utc_now
+from app.crud.base import find_one_and_update
+from app.db.mongo import Raw, after_commit, find_batch
+from app.models.session import Session
+
+_AUTHENTICATION_FIELDS = {"username": 1, "role": 1}
+
+
+async def find_live(session_id: ObjectId, *, user_id: ObjectId) -> Raw | None:
+    """Who the session belongs to, as long as it lives."""
+    where = {"_id": session_id, "user_id": user_id, "expires_at": {"$gt": utc_now()}}
+    rows = await find_batch("sessions", where, fields=_AUTHENTICATION_FIELDS, limit=1)
+    return rows[0] if rows else None
+
+
+async def find(session_id: ObjectId) -> Session | None:
+    return await Session.find_one({"_id": session_id, "expires_at": {"$gt": utc_now()}})
+
+
+async def mark_rotated(
+    session_id: ObjectId, *, spent: bytes, successor: bytes, at: datetime, expires_at: datetime
+) -> Session | None:
+    """Exchange the refresh token once. None when it is not the present one, or the session is over."""
+    return await find_one_and_update(
+        Session,
+        {"_id": session_id, "refresh_digest": spent, "expires_at": {"$gt": at}},
+        {
+            "$set": {
+                "refresh_digest": successor,
+                "rotated_at": at,
+                "last_used_at": at,
+                "expires_at": expires_at,
+            },
+            "$inc": {"generation": 1},
+        },
+    )
+
+
+async def end(session_id: ObjectId) -> bool:
+    """False when it was over before."""
+    result = await Session.get_pymongo_collection().delete_one({"_id": session_id})
+    after_commit(lambda: live_cache.forget(session_id))
+    return result.deleted_count == 1
+
+
+async def end_all(user_id: ObjectId, *, but: ObjectId | None = None) -> int:
+    """End the sessions of a user, all or all but one. How many there were."""
+    where: dict[str, Any] = {"user_id": user_id, **({"_id": {"$ne": but}} if but else {})}
+    result = await Session.get_pymongo_collection().delete_many(where)
+    after_commit(lambda: live_cache.forget(user_id))
+    return result.deleted_count
+
+
+async def update_identity(user_id: ObjectId, identity: Raw) -> None:
+    """Repeat a changed role or username in the user's sessions."""
+    await Session.get_pymongo_collection().update_many({"user_id": user_id}, {"$set": identity})
+    after_commit(lambda: live_cache.forget(user_id))

@@ -1,0 +1,169 @@
+"""How the database is reached: one client, transactions, and the one-batch read of the hot paths."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
+
+from beanie import init_beanie
+from bson.codec_options import CodecOptions
+from pymongo import AsyncMongoClient, WriteConcern
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import PyMongoError
+
+from app.core.exceptions import DatabaseUnavailableError
+from app.db.schema import DOCUMENT_MODELS, ensure_indexes
+
+Raw = dict[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# A request must be answered within 5 s when the database is gone: one attempt and one retry of the driver.
+_CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
+    "appname": "octopus",
+    "tz_aware": True,
+    "retryWrites": True,
+    "serverSelectionTimeoutMS": 2000,
+    "connectTimeoutMS": 2000,
+    "socketTimeoutMS": 2000,
+    "waitQueueTimeoutMS": 2000,
+}
+_DURABLE: Final = WriteConcern("majority", j=True)
+_TRANSACTION_SECONDS: Final = 4.0
+_FIRST_BACKOFF_SECONDS: Final = 0.005
+_LONGEST_BACKOFF_SECONDS: Final = 0.5
+# The hot paths render every time as UTC, so the driver need not attach a zone to each.
+_NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False)
+
+_database: AsyncDatabase[Raw] | None = None
+# What waits for the commit of the transaction under way; none outside of one.
+_waiting: ContextVar[list[Callable[[], None]] | None] = ContextVar("waiting_for_commit", default=None)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
+    """Connect, bind the documents and see to the indexes; disconnect at the end.
+
+    The database is the one that the URL names, else `octopus`.
+    """
+    global _database  # noqa: PLW0603 - Beanie binds documents to one database a process
+    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, **_CLIENT_OPTIONS)
+    try:
+        # Not even a write concern that the URL asks for: the driver sends it inside of transactions too when the
+        # session is bound, and the server refuses that. Its own default is the majority, journaled.
+        _database = client.get_default_database("octopus", write_concern=WriteConcern())
+        await init_beanie(_database, document_models=DOCUMENT_MODELS, skip_indexes=True)
+        await ensure_indexes(_database)
+        yield _database
+    finally:
+        _database = None
+        await client.close()
+
+
+def get_database() -> AsyncDatabase[Raw]:
+    if _database is None:
+        raise RuntimeError("The database is not connected.")
+    return _database
+
+
+async def is_answering() -> bool:
+    """Whether the database answers a ping."""
+    try:
+        await get_database().command("ping")
+    except (PyMongoError, RuntimeError):
+        return False
+    return True
+
+
+async def find_batch(
+    collection: str, where: Raw, *, fields: Raw | None = None, sort: Raw | None = None, limit: int
+) -> list[Raw]:
+    """At most `limit` raw documents, times naive in UTC, in one exchange with the server.
+
+    Half the cost of the driver's cursor, which hot paths feel. More than the 16 MB of one answer is read
+    by such a cursor after all.
+    """
+    command = {"find": collection, "filter": where, "limit": limit, "batchSize": limit}
+    if fields:
+        command["projection"] = fields
+    if sort:
+        command["sort"] = sort
+    cursor = (await get_database().command(command, codec_options=_NAIVE_UTC))["cursor"]
+    if cursor["id"] == 0:
+        batch: list[Raw] = cursor["firstBatch"]
+        return batch
+    await get_database().command({"killCursors": collection, "cursors": [cursor["id"]]})
+    found = get_database().get_collection(collection, codec_options=_NAIVE_UTC).find(where, fields, limit=limit)
+    return await found.sort(sort).to_list() if sort else await found.to_list()
+
+
+def transactional(work: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make every write of the function stand or fall together; run the whole function again on a conflict.
+
+    The session is bound to the task, so nothing passes it around. Keep hashing and other slow work outside.
+    As the driver's `with_transaction`, with two differences: it gives up after 4 s, not 120, because a client
+    is waiting, and then raises `DatabaseUnavailableError`; and it needs no per-operation timeout for that.
+    """
+
+    @wraps(work)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _waiting.get() is not None:
+            raise RuntimeError("A transaction is already open.")
+        give_up_at = time.monotonic() + _TRANSACTION_SECONDS
+        callbacks: list[Callable[[], None]] = []
+        mark = _waiting.set(callbacks)
+        try:
+            async with get_database().client.start_session() as session, session.bind(end_session=False):
+                backoff = _FIRST_BACKOFF_SECONDS
+                while True:
+                    callbacks.clear()
+                    try:
+                        result = await _attempt(session, give_up_at, work, *args, **kwargs)
+                        break
+                    except PyMongoError as error:
+                        if not error.has_error_label("TransientTransactionError"):
+                            raise
+                        if time.monotonic() + backoff > give_up_at:
+                            raise DatabaseUnavailableError from error
+                    await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
+                    backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+        finally:
+            _waiting.reset(mark)
+        for callback in callbacks:
+            callback()
+        return result
+
+    return run
+
+
+def after_commit(callback: Callable[[], None]) -> None:
+    """Call it once the transaction under way is committed, never when it fails; at once outside of one."""
+    waiting = _waiting.get()
+    if waiting is None:
+        callback()
+    else:
+        waiting.append(callback)
+
+
+async def _attempt(
+    session: AsyncClientSession,
+    give_up_at: float,
+    work: Callable[P, Awaitable[R]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    async with await session.start_transaction(write_concern=_DURABLE):
+        result = await work(*args, **kwargs)
+        while True:
+            try:
+                await session.commit_transaction()
+            except PyMongoError as error:
+                if not error.has_error_label("UnknownTransactionCommitResult") or time.monotonic() > give_up_at:
+                    raise
+            else:
+                return result

@@ -1,0 +1,118 @@
+"""The application: its factory, and what it opens and closes."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from app.api.errors import register_error_handlers
+from app.api.middleware import (
+    BodyLimitMiddleware,
+    RequestContextMiddleware,
+    SecurityHeadersMiddleware,
+    TrailingSlashMiddleware,
+)
+from app.api.openapi import describe
+from app.api.v1.router import all_routes
+from app.core import background
+from app.core.config import Environment, Settings, use_settings
+from app.core.logging_config import configure_logging, get_logger
+from app.core.rate_limit import MemoryRateLimiter
+from app.core.version import VERSION
+from app.db.change_feed import follow_changes
+from app.db.startup import open_database
+from app.services.conversation_service import finish_deletions
+
+_EXPOSED_HEADERS = [
+    *("Link", "ETag", "X-Request-ID", "Retry-After", "Idempotent-Replayed"),
+    *("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"),
+]
+_DRAIN_SECONDS = 5.0
+
+_log = get_logger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build an application. Nothing is opened until its lifespan starts."""
+    settings = settings or Settings()
+    use_settings(settings)
+    configure_logging("DEBUG" if settings.debug else settings.log_level)
+    app = FastAPI(
+        title="Octopus",
+        version=VERSION,
+        lifespan=_lifespan,
+        middleware=_middleware(settings),
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.rate_limiter = MemoryRateLimiter()
+    register_error_handlers(app)
+    routes = all_routes()
+    app.router.routes.extend(routes)
+    app.openapi = lambda: app.openapi_schema or describe(app, routes)  # type: ignore[method-assign]
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """From the outside in. What is not configured is not there and costs nothing."""
+    is_https = settings.environment is Environment.PRODUCTION
+    stack = [
+        Middleware(RequestContextMiddleware, trusted_proxies=settings.trusted_proxies),
+        Middleware(SecurityHeadersMiddleware, is_https=is_https),
+    ]
+    if "*" not in settings.trusted_hosts:
+        stack.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.trusted_hosts)))
+    if settings.cors_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=_EXPOSED_HEADERS,
+                max_age=600,
+            )
+        )
+    return [
+        *stack,
+        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
+        Middleware(TrailingSlashMiddleware),
+    ]
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    use_settings(settings)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_database(settings))
+        stack.push_async_callback(background.drain, _DRAIN_SECONDS)
+        background.start(finish_deletions(), name="finish_deletions")
+        if settings.auth_cache_seconds > 0:
+            feed = asyncio.create_task(follow_changes(), name="change_feed")
+            stack.push_async_callback(_cancel, feed)
+        _freeze_memory()
+        _log.info("started", version=VERSION, environment=settings.environment)
+        yield
+    _log.info("stopped")
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@cache
+def _freeze_memory() -> None:
+    """Take what was loaded at the start out of the garbage collector's rounds: they are rarer and shorter then."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -1,0 +1,52 @@
+from datetime import datetime
+
+from beanie import PydanticObjectId
+from pydantic import BaseModel, Field
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from app.core.clock import utc_now
+from app.models.base import BaseDocument
+from app.models.enums import ParticipantRole
+
+MAX_PARTICIPANTS = 1000
+
+
+class Participant(BaseModel):
+    """One member of a conversation. Unread are the messages past `last_read_seq` that it did not send itself."""
+
+    user_id: PydanticObjectId
+    role: ParticipantRole
+    joined_at: datetime
+    last_read_seq: int = 0
+    sent_since_read: int = 0
+
+
+class Conversation(BaseDocument):
+    """A chat: who takes part, and the counters of its messages. Participants are kept in the order they joined."""
+
+    title: str | None = None
+    created_by: PydanticObjectId | None = None
+    participants: list[Participant] = Field(default_factory=list)
+    archived: bool = False
+    last_seq: int = 0
+    message_count: int = 0
+    last_activity_at: datetime = Field(default_factory=utc_now)
+    updated_at: datetime = Field(default_factory=utc_now)
+    version: int = 1
+
+    class Settings:
+        name = "conversations"
+        indexes = [  # noqa: RUF012
+            IndexModel(
+                [("participants.user_id", ASCENDING), ("last_activity_at", DESCENDING), ("_id", DESCENDING)],
+                name="participant_latest",
+            ),
+            IndexModel([("last_activity_at", DESCENDING), ("_id", DESCENDING)], name="latest"),
+        ]
+
+
+class DeletedConversation(BaseDocument):
+    """A conversation that is gone, and whose messages are still being removed. Empty but for a moment."""
+
+    class Settings:
+        name = "deleted_conversations"

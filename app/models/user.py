@@ -1,0 +1,51 @@
+from datetime import datetime
+
+from pydantic import Field
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from app.core.clock import utc_now
+from app.core.scopes import Role
+from app.models.base import BaseDocument
+from app.models.enums import Plan
+
+
+class User(BaseDocument):
+    """One account. The `_key` fields hold what must be unique or searched, without case."""
+
+    email: str
+    email_key: str
+    username: str | None = None
+    username_key: str | None = None
+    full_name: str | None = None
+    full_name_key: str | None = None
+    hashed_password: str
+    role: Role = Role.USER
+    staff_level: int | None = None
+    is_active: bool = True
+    is_verified: bool = False
+    mfa_enabled: bool = False
+    plan: Plan = Plan.FREE
+    version: int = 1  # counts changes; what `If-Match` compares
+    updated_at: datetime = Field(default_factory=utc_now)
+    password_changed_at: datetime = Field(default_factory=utc_now)
+    last_login_at: datetime | None = None
+    last_login_ip: str | None = None
+
+    class Settings:
+        name = "users"
+        indexes = [  # noqa: RUF012 - Beanie reads it as it is
+            IndexModel([("email_key", ASCENDING)], name="email_unique", unique=True),
+            IndexModel(
+                [("username_key", ASCENDING)],
+                name="username_unique",
+                unique=True,
+                partialFilterExpression={"username_key": {"$type": "string"}},
+            ),
+            IndexModel([("full_name_key", ASCENDING)], name="full_name"),
+            IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
+            IndexModel([("role", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="role_newest"),
+        ]
+
+    @property
+    def is_superuser(self) -> bool:
+        return self.role is Role.SUPERUSER

@@ -1,0 +1,95 @@
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
+
+from beanie import PydanticObjectId
+from limits import parse as parse_rate
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from app.core.network import parse_network
+from app.core.scopes import SCOPES_OF_NAME
+from app.schemas.base import Description, Name, PatchBody, RequestBody, ResourceRead
+
+_MAX_BLOCKS = 100
+
+
+def _split(value: Any) -> Any:
+    """One comma-separated string means the same as a list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _known_scopes(names: Sequence[str]) -> list[str]:
+    unknown = sorted(set(names) - SCOPES_OF_NAME.keys())
+    if unknown:
+        raise ValueError(f"unknown scope; the scopes are {', '.join(SCOPES_OF_NAME)}")
+    return sorted(set(names))
+
+
+def _networks(blocks: Sequence[str]) -> list[str]:
+    try:
+        return [str(parse_network(block)) for block in blocks]
+    except ValueError as error:
+        raise ValueError("must be addresses or CIDR blocks, such as 192.0.2.7 or 2001:db8::/32") from error
+
+
+def _rate(text: str) -> str:
+    try:
+        parse_rate(text)
+    except ValueError as error:
+        raise ValueError("must be a rate, such as 600/minute") from error
+    return text
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+_Short = Annotated[str, StringConstraints(max_length=100)]
+KeyScopes = Annotated[
+    list[_Short], BeforeValidator(_split), Field(min_length=1, max_length=50), AfterValidator(_known_scopes)
+]
+AllowedIps = Annotated[list[_Short], BeforeValidator(_split), Field(max_length=_MAX_BLOCKS), AfterValidator(_networks)]
+Rate = Annotated[_Short, AfterValidator(_rate)]
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+
+
+class ApiKeyCreate(RequestBody):
+    name: Name
+    description: Description | None = None
+    scopes: KeyScopes
+    expires_at: Moment | None = None
+    allowed_ips: AllowedIps = Field(default_factory=list)
+    rate_limit: Rate | None = None
+
+
+class ApiKeyUpdate(PatchBody):
+    clearable: ClassVar = frozenset({"description", "expires_at", "rate_limit"})
+
+    name: Name | None = None
+    description: Description | None = None
+    scopes: KeyScopes | None = None
+    expires_at: Moment | None = None
+    allowed_ips: AllowedIps | None = None
+    rate_limit: Rate | None = None
+    is_active: bool | None = None
+
+
+class ApiKeyRead(ResourceRead):
+    """`key_id` is the public part of the key, by which its owner recognises it."""
+
+    key_id: str
+    name: str
+    description: str | None
+    scopes: list[str]
+    allowed_ips: list[str]
+    rate_limit: str | None
+    owner_id: PydanticObjectId | None
+    created_by: PydanticObjectId | None
+    is_active: bool
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class ApiKeyCreated(ApiKeyRead):
+    key: Annotated[str, Field(description="Shown this once. It can't be read again.")]

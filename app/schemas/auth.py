@@ -1,0 +1,69 @@
+from typing import Annotated, Literal, Self
+
+from beanie import PydanticObjectId
+from pydantic import Field, StringConstraints, model_validator
+
+from app.core.principal import PrincipalKind
+from app.core.scopes import Role
+from app.schemas.base import Line, RequestBody, ResponseBody
+
+_Text = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class Login(RequestBody):
+    """One of `email` and `username`."""
+
+    email: Line | None = None
+    username: Line | None = None
+    password: _Text
+
+    @model_validator(mode="after")
+    def _names_one_account(self) -> Self:
+        if (self.email is None) == (self.username is None):
+            raise ValueError("give either `email` or `username`")
+        return self
+
+
+class RefreshRequest(RequestBody):
+    refresh_token: _Text
+
+
+class TokenForm(RequestBody):
+    """The form of an OAuth 2 token request. `username` may hold an e-mail address; client and scope are ignored."""
+
+    grant_type: Literal["password", "refresh_token"]
+    username: Line | None = None
+    password: _Text | None = None
+    refresh_token: _Text | None = None
+    scope: _Text | None = None
+    client_id: _Text | None = None
+    client_secret: _Text | None = None
+
+    @model_validator(mode="after")
+    def _holds_what_the_grant_needs(self) -> Self:
+        needed = ("refresh_token",) if self.grant_type == "refresh_token" else ("username", "password")
+        if missing := [name for name in needed if getattr(self, name) is None]:
+            raise ValueError(f"this grant needs {' and '.join(missing)}")
+        return self
+
+
+class TokenPair(ResponseBody):
+    access_token: str
+    token_type: Literal["bearer"]
+    expires_in: Annotated[int, Field(description="Seconds")]
+    refresh_token: str
+    refresh_expires_in: Annotated[int, Field(description="Seconds")]
+    scope: str
+
+
+class PrincipalRead(ResponseBody):
+    """Who is calling. `session_id` for a bearer token, `key_id` for an API key."""
+
+    kind: PrincipalKind
+    id: PydanticObjectId | None
+    name: str | None
+    user_id: PydanticObjectId | None
+    role: Role | None
+    scopes: list[str]
+    session_id: PydanticObjectId | None
+    key_id: PydanticObjectId | None

@@ -1,0 +1,56 @@
+"""What every body has in common, and the kinds of text that are accepted."""
+
+import unicodedata
+from typing import Annotated, ClassVar, Self
+
+from beanie import PydanticObjectId
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+
+_LINE_BREAKS = "\n\r\t"
+
+
+def _one_line(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def _many_lines(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" and character not in _LINE_BREAKS for character in text):
+        raise ValueError("must not contain control characters other than line breaks and tabs")
+    return text
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_one_line)]
+Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), AfterValidator(_many_lines)]
+Content = Annotated[str, StringConstraints(min_length=1, max_length=32_000), AfterValidator(_many_lines)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_one_line)]
+
+
+class RequestBody(BaseModel):
+    """What a client sends. A field we do not know is a mistake, not a wish."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PatchBody(RequestBody):
+    """Some fields of a resource: what is left out stays. `null` empties a field, where it can be empty."""
+
+    clearable: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="after")
+    def _refuse_null(self) -> Self:
+        for name in self.model_fields_set - self.clearable:
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` must not be null")
+        return self
+
+
+class ResponseBody(BaseModel):
+    """What a client receives. Built from documents by attribute; fields are listed one by one."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class ResourceRead(ResponseBody):
+    id: PydanticObjectId

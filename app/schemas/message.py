@@ -1,0 +1,55 @@
+"""Messages on the wire, rendered from raw documents without a model between."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from beanie import PydanticObjectId
+from bson import ObjectId
+
+from app.models.enums import MessageRole
+from app.schemas.base import Content, Name, RequestBody, ResourceRead, ResponseBody
+
+
+class MessageCreate(RequestBody):
+    """`user_id` is for services that write on behalf of a participant."""
+
+    content: Content
+    role: MessageRole = MessageRole.USER
+    user_id: PydanticObjectId | None = None
+    model: Name | None = None
+
+
+class Author(ResponseBody):
+    id: PydanticObjectId
+    username: str | None
+
+
+class MessageRead(ResourceRead):
+    """`seq` counts the messages of a conversation and gives their order."""
+
+    conversation_id: PydanticObjectId
+    seq: int
+    role: MessageRole
+    content: str
+    user: Author | None
+    model: str | None
+    created_at: datetime
+    edited_at: datetime | None
+    deleted_at: datetime | None
+
+
+def message_of(message: Mapping[str, Any], usernames: Mapping[ObjectId, str | None]) -> dict[str, Any]:
+    user_id = message["user_id"]
+    return {
+        "id": message["_id"],
+        "conversation_id": message["conversation_id"],
+        "seq": message["seq"],
+        "role": message["role"],
+        "content": message["content"],
+        "user": None if user_id is None else {"id": user_id, "username": usernames.get(user_id)},
+        "model": message["model"],
+        "created_at": message["created_at"],
+        "edited_at": message["edited_at"],
+        "deleted_at": message["deleted_at"],
+    }

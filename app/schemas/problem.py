@@ -1,0 +1,34 @@
+from pydantic import BaseModel, ConfigDict
+
+
+class FieldProblem(BaseModel):
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Problem(BaseModel):
+    """The body of every error (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:octopus:problem:not_found",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "There is no such resource.",
+                "instance": "/api/v1/users/6746d0a8f8f8f8f8f8f8f8f8",
+                "code": "not_found",
+                "request_id": "01JD2X6M7V",
+            }
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str | None
+    errors: list[FieldProblem] | None = None

@@ -1,0 +1,97 @@
+"""API keys: made by a principal, never stronger than that principal."""
+
+from typing import Any, Final, NamedTuple
+
+from bson import ObjectId
+
+from app.core import key_format
+from app.core.exceptions import InsufficientScopeError, InvalidRequestError
+from app.core.key_format import ParsedKey
+from app.core.principal import Principal, PrincipalKind
+from app.core.scopes import Scope, expand
+from app.crud import crud_api_key
+from app.db.mongo import transactional
+from app.models.api_key import ApiKey
+from app.models.enums import AuditAction
+from app.schemas.api_key import ApiKeyCreate, ApiKeyUpdate
+from app.services import audit_service
+from app.services.auth_service import hash_key
+
+_ACTION_OF_ACTIVITY: Final[dict[bool | None, AuditAction]] = {
+    None: AuditAction.API_KEY_UPDATED,
+    False: AuditAction.API_KEY_DEACTIVATED,
+    True: AuditAction.API_KEY_ACTIVATED,
+}
+
+
+class CreatedKey(NamedTuple):
+    stored: ApiKey
+    text: str
+
+
+@transactional
+async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
+    """Create a service key as an administrator, a personal key as anybody else.
+
+    The text leaves with the result and is stored nowhere.
+    """
+    owner_id = by.owner_filter(Scope.ADMIN)
+    _require_held(body.scopes, by=by)
+    parsed = key_format.new_key()
+    key = new_document(parsed, owner_id=owner_id, created_by=by.id, **body.model_dump())
+    await key.insert()
+    await audit_service.record(
+        AuditAction.API_KEY_CREATED, by=by, target=("api_key", key.id), name=key.name, scopes=key.scopes
+    )
+    return CreatedKey(key, parsed.text)
+
+
+def new_document(parsed: ParsedKey, **properties: Any) -> ApiKey:
+    return ApiKey(key_id=parsed.key_id, key_hash=hash_key(parsed.text), **properties)
+
+
+@transactional
+async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> ApiKey:
+    """Change a key's properties. With itself a key can't be deactivated, narrowed or limited."""
+    changes = body.model_dump(exclude_unset=True)
+    owner_id = by.owner_filter(Scope.ADMIN)
+    if "scopes" in changes:
+        _require_held(changes["scopes"], by=by)
+    if _is_in_use(api_key_id, by):
+        _require_not_narrowed(changes, await crud_api_key.require(api_key_id, owner_id=owner_id))
+    key = await crud_api_key.change(api_key_id, changes, owner_id=owner_id)
+    action = _ACTION_OF_ACTIVITY[changes.get("is_active")]
+    await audit_service.record(action, by=by, target=("api_key", key.id), fields=sorted(changes))
+    return key
+
+
+@transactional
+async def delete(api_key_id: ObjectId, *, by: Principal) -> None:
+    """Remove a key for good."""
+    if _is_in_use(api_key_id, by):
+        raise _in_use("delete")
+    key = await crud_api_key.remove(api_key_id, owner_id=by.owner_filter(Scope.ADMIN))
+    await audit_service.record(AuditAction.API_KEY_DELETED, by=by, target=("api_key", key.id), name=key.name)
+
+
+def _require_held(names: list[str], *, by: Principal) -> None:
+    """A user gives a key what its own role holds, a key gives what it holds itself."""
+    if not expand(names) <= by.scopes:
+        raise InsufficientScopeError("A key can't be given scopes that its maker does not hold.")
+
+
+def _is_in_use(api_key_id: ObjectId, by: Principal) -> bool:
+    return by.kind is PrincipalKind.API_KEY and by.credential_id == api_key_id
+
+
+def _require_not_narrowed(changes: dict[str, Any], key: ApiKey) -> None:
+    if changes.get("is_active") is False:
+        raise _in_use("deactivate")
+    if "scopes" in changes and not expand(key.scopes) <= expand(changes["scopes"]):
+        raise _in_use("narrow")
+    if changes.keys() & {"expires_at", "allowed_ips", "rate_limit"}:
+        raise _in_use("limit")
+
+
+def _in_use(verb: str) -> InvalidRequestError:
+    return InvalidRequestError(f"You are currently using this key, so you can't {verb} it with itself.")

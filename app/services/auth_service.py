@@ -1,0 +1,107 @@
+"""From a credential to the principal behind it, with at most one read, and usually none."""
+
+import hashlib
+import hmac
+import time
+from datetime import datetime
+
+from app.core import key_format, live_cache
+from app.core.clock import utc_now
+from app.core.config import get_settings
+from app.core.exceptions import (
+    ApiKeyExpiredError,
+    InvalidApiKeyError,
+    IpNotAllowedError,
+    TokenRevokedError,
+)
+from app.core.live_cache import LiveCache
+from app.core.network import is_in
+from app.core.principal import Principal, PrincipalKind
+from app.core.scopes import GRANT_OF_ROLE, Grant, Role, expand
+from app.core.tokens import read_access_token
+from app.crud import crud_api_key, crud_session, crud_user
+from app.models.api_key import ApiKey
+
+# By the digest of the credential, so that no usable one is kept in memory.
+_principals: LiveCache[Principal] = LiveCache()
+
+
+async def authenticate_token(token: str) -> Principal:
+    """The user behind an access token, as long as its session lives."""
+    digest = hashlib.sha256(token.encode()).digest()
+    if (known := _principals.get(digest)) is not None:
+        return known
+    claims = read_access_token(token)
+    seen = live_cache.changes_seen()
+    session = await crud_session.find_live(claims.session_id, user_id=claims.user_id)
+    if session is None:
+        raise TokenRevokedError
+    principal = Principal.of_user(
+        claims.user_id, name=session["username"], role=Role(session["role"]), session_id=claims.session_id
+    )
+    life = claims.expires_at - time.time()
+    _principals.put(digest, principal, tags=[claims.session_id, claims.user_id], seen=seen, life=life)
+    return principal
+
+
+async def authenticate_api_key(text: str, *, ip: str | None) -> Principal:
+    """The service, or the user, behind an API key that is used from this address."""
+    digest = hashlib.sha256(text.encode()).digest()
+    principal = _principals.get(digest)
+    if principal is None:
+        principal = await _look_up_key(text, digest)
+    if principal.allowed_ips and not is_in(ip, principal.allowed_ips):
+        raise IpNotAllowedError
+    return principal
+
+
+async def _look_up_key(text: str, digest: bytes) -> Principal:
+    parsed = key_format.parse(text)
+    if parsed is None:
+        raise InvalidApiKeyError
+    seen, now = live_cache.changes_seen(), utc_now()
+    key = await crud_api_key.find_by_key_id(parsed.key_id)
+    if key is None or not is_key(text, key.key_hash) or not key.is_active:
+        raise InvalidApiKeyError
+    if key.expires_at is not None and key.expires_at <= now:
+        raise ApiKeyExpiredError
+    principal = await _principal_of(key)
+    tags = [key.id, *([key.owner_id] if key.owner_id else [])]
+    _principals.put(digest, principal, tags=tags, seen=seen, life=_life(key.expires_at, now))
+    return principal
+
+
+async def _principal_of(key: ApiKey) -> Principal:
+    """A service key reaches everybody's data within its scopes, a personal one what its owner can reach today."""
+    scopes = expand(key.scopes)
+    grant, role = Grant(own=scopes, others=scopes), None
+    if key.owner_id is not None:
+        owner = await crud_user.find(key.owner_id)
+        if owner is None or not owner.is_active:
+            raise InvalidApiKeyError
+        grant, role = GRANT_OF_ROLE[owner.role].limited_to(scopes), owner.role
+    return Principal(
+        kind=PrincipalKind.API_KEY,
+        name=key.name,
+        grant=grant,
+        user_id=key.owner_id,
+        credential_id=key.id,
+        role=role,
+        allowed_ips=tuple(key.allowed_ips),
+        rate_limit=key.rate_limit,
+    )
+
+
+def hash_key(text: str) -> bytes:
+    """What is stored of a key: HMAC-SHA-256 under a pepper that the database does not hold."""
+    return get_settings().keyring.mac("api key", text.encode())
+
+
+def is_key(text: str, key_hash: bytes) -> bool:
+    """Whether the key is the one that was stored, under the present or a previous secret. In constant time."""
+    macs = get_settings().keyring.macs("api key", text.encode())
+    return any([hmac.compare_digest(mac, key_hash) for mac in macs])  # noqa: C419 - every one is compared
+
+
+def _life(expires_at: datetime | None, now: datetime) -> float | None:
+    return None if expires_at is None else (expires_at - now).total_seconds()

@@ -1,0 +1,203 @@
+"""Conversations: who takes part, what each may do. What one may not see does not exist."""
+
+from typing import Any, NamedTuple
+
+from bson import ObjectId
+
+from app.core import background
+from app.core.clock import utc_now
+from app.core.exceptions import (
+    AppError,
+    ConflictError,
+    ForbiddenError,
+    InvalidContentError,
+    NotFoundError,
+    PreconditionFailedError,
+)
+from app.core.principal import Principal
+from app.core.scopes import Scope
+from app.crud import crud_conversation, crud_message, crud_user
+from app.db.mongo import after_commit, transactional
+from app.models.conversation import MAX_PARTICIPANTS, Conversation, Participant
+from app.models.enums import AuditAction, ParticipantRole
+from app.schemas.conversation import (
+    ConversationCreate,
+    ConversationUpdate,
+    ParticipantAdd,
+    detail_of,
+    participant_of,
+)
+from app.schemas.message import message_of
+from app.services import audit_service
+
+MESSAGES_SHOWN = 100
+
+
+class Detail(NamedTuple):
+    """A conversation as it goes out, and the version of it."""
+
+    version: int
+    content: dict[str, Any]
+
+
+@transactional
+async def create(body: ConversationCreate, *, by: Principal) -> ObjectId:
+    """Open a conversation. Who opens it owns it; opened by a service, the first participant does."""
+    members = [by.user_id] if by.user_id else []
+    members += [user_id for user_id in dict.fromkeys(body.participant_ids) if user_id != by.user_id]
+    await _require_users(body.participant_ids)
+    conversation = Conversation(
+        title=body.title,
+        created_by=by.user_id,
+        participants=[_entry(user_id, is_owner=at == 0) for at, user_id in enumerate(members)],
+    )
+    await conversation.insert()
+    await audit_service.record(AuditAction.CONVERSATION_CREATED, by=by, target=("conversation", conversation.id))
+    return conversation.id
+
+
+async def read(conversation_id: ObjectId, *, by: Principal) -> Detail:
+    """The conversation with its participants and its latest messages."""
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_READ))
+    if conversation is None:
+        raise _absent()
+    messages = await crud_message.latest(conversation_id, limit=MESSAGES_SHOWN) if conversation["last_seq"] else []
+    entries = conversation["participants"]
+    people = {entry["user_id"] for entry in entries} | {message["user_id"] for message in messages} - {None}
+    cards = await crud_user.cards_of(people)
+    usernames = {user_id: card.username for user_id, card in cards.items()}
+    content = detail_of(
+        conversation,
+        participants=[_participant(entry, cards.get(entry["user_id"])) for entry in entries],
+        messages=[message_of(message, usernames) for message in messages],
+        reader_id=by.user_id,
+    )
+    return Detail(conversation["version"], content)
+
+
+async def require_listable(user_id: ObjectId, *, by: Principal) -> None:
+    """Whose conversations may be listed: one's own, or with the right to, anybody's."""
+    if user_id == by.user_id:
+        return
+    await crud_user.require(user_id)
+    if not by.reaches_all(Scope.CONVERSATIONS_READ):
+        raise ForbiddenError("These are another user's conversations.")
+
+
+@transactional
+async def update(
+    conversation_id: ObjectId, body: ConversationUpdate, *, versions: frozenset[int] | None, by: Principal
+) -> None:
+    changes = body.model_dump(exclude_unset=True)
+    if not await crud_conversation.change(conversation_id, changes, owner_id=_owner(by), versions=versions):
+        raise await _why_unchanged(conversation_id, versions, by=by)
+    await audit_service.record(
+        AuditAction.CONVERSATION_UPDATED,
+        by=by,
+        target=("conversation", conversation_id),
+        fields=sorted(changes),
+    )
+
+
+@transactional
+async def delete(conversation_id: ObjectId, *, versions: frozenset[int] | None, by: Principal) -> None:
+    """Delete a conversation and all its messages.
+
+    It is gone at once and as a whole. Its messages, out of everybody's reach from then on, are removed in the
+    background, and by the next start when the process ends before that.
+    """
+    if not await crud_conversation.remove(conversation_id, owner_id=_owner(by), versions=versions):
+        raise await _why_unchanged(conversation_id, versions, by=by)
+    await audit_service.record(AuditAction.CONVERSATION_DELETED, by=by, target=("conversation", conversation_id))
+    after_commit(lambda: background.start(crud_message.purge(conversation_id), name="purge_messages"))
+
+
+async def finish_deletions() -> None:
+    """Remove the messages of deleted conversations that an ended process left."""
+    for conversation_id in await crud_conversation.deleted_ids():
+        await crud_message.purge(conversation_id)
+
+
+@transactional
+async def add_participant(conversation_id: ObjectId, body: ParticipantAdd, *, by: Principal) -> None:
+    """Let a user take part. One who does already stays as it is."""
+    await _require_users([body.user_id])
+    entry = Participant(user_id=body.user_id, role=body.role, joined_at=utc_now())
+    if not await crud_conversation.add_participant(conversation_id, entry, owner_id=_owner(by)):
+        await _require_taking_part(conversation_id, body.user_id, by=by)
+        return
+    await audit_service.record(
+        AuditAction.PARTICIPANT_ADDED, by=by, target=("conversation", conversation_id), user_id=body.user_id
+    )
+
+
+@transactional
+async def remove_participant(conversation_id: ObjectId, user_id: ObjectId, *, by: Principal) -> None:
+    """Let a user no longer take part. Everyone may leave; owners may remove others."""
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_WRITE))
+    if conversation is None:
+        raise _absent()
+    if user_id != by.user_id and not _is_owner(conversation, by):
+        raise ForbiddenError("Only an owner of the conversation removes others.")
+    if not await crud_conversation.remove_participant(conversation_id, user_id):
+        raise NotFoundError("This user does not take part in the conversation.")
+    await audit_service.record(
+        AuditAction.PARTICIPANT_REMOVED, by=by, target=("conversation", conversation_id), user_id=user_id
+    )
+
+
+async def _require_users(user_ids: list[Any]) -> None:
+    known = await crud_user.existing(user_ids)
+    errors = [
+        {"loc": ["body", "participant_ids", at], "msg": f"there is no user {user_id}", "type": "unknown_user"}
+        for at, user_id in enumerate(user_ids)
+        if user_id not in known
+    ]
+    if errors:
+        raise InvalidContentError("Some participants do not exist.", errors=errors)
+
+
+async def _require_taking_part(conversation_id: ObjectId, user_id: ObjectId, *, by: Principal) -> None:
+    """Explain why a participant was not added; adding one who is there needs no explanation."""
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_WRITE))
+    if conversation is None:
+        raise _absent()
+    if not _is_owner(conversation, by):
+        raise ForbiddenError("Only an owner of the conversation adds participants.")
+    if all(entry["user_id"] != user_id for entry in conversation["participants"]):
+        raise ConflictError(f"A conversation has at most {MAX_PARTICIPANTS} participants.")
+
+
+async def _why_unchanged(conversation_id: ObjectId, versions: frozenset[int] | None, *, by: Principal) -> AppError:
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_WRITE))
+    if conversation is None:
+        return _absent()
+    if not _is_owner(conversation, by):
+        return ForbiddenError("Only an owner of the conversation may do that.")
+    if versions is not None and conversation["version"] not in versions:
+        return PreconditionFailedError()
+    return ConflictError("The conversation was changed by somebody else meanwhile. Try again.")
+
+
+def _owner(by: Principal) -> ObjectId | None:
+    return by.owner_filter(Scope.CONVERSATIONS_WRITE)
+
+
+def _is_owner(conversation: dict[str, Any], by: Principal) -> bool:
+    return by.reaches_all(Scope.CONVERSATIONS_WRITE) or any(
+        entry["user_id"] == by.user_id and entry["role"] == ParticipantRole.OWNER
+        for entry in conversation["participants"]
+    )
+
+
+def _entry(user_id: Any, *, is_owner: bool) -> Participant:
+    role = ParticipantRole.OWNER if is_owner else ParticipantRole.MEMBER
+    return Participant(user_id=user_id, role=role, joined_at=utc_now())
+
+
+def _participant(entry: dict[str, Any], card: crud_user.Card | None) -> dict[str, Any]:
+    return participant_of(entry, username=card and card.username, email=card and card.email)
+
+
+def _absent() -> NotFoundError:
+    return NotFoundError("There is no such conversation.")

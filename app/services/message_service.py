@@ -1,0 +1,89 @@
+"""Messages: written by participants, or by services on their behalf."""
+
+from typing import Any
+
+from bson import ObjectId
+
+from app.core.exceptions import AppError, ForbiddenError, NotFoundError
+from app.core.principal import Principal, PrincipalKind
+from app.core.scopes import Scope
+from app.crud import crud_conversation, crud_message, crud_user
+from app.crud.base import Page
+from app.db.mongo import transactional
+from app.models.enums import MessageRole
+from app.models.message import Message
+from app.schemas.message import MessageCreate, message_of
+
+
+async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal) -> dict[str, Any]:
+    """Write a message, counted in with the conversation; all or nothing.
+
+    A user, or its personal key, writes as itself. A service key writes any role, for any participant or for none.
+    """
+    writer_id = _writer(body, by=by)
+    message = await _store(conversation_id, body, writer_id=writer_id, by=by)
+    usernames = await _usernames([writer_id], by=by)
+    return message_of(message.model_dump(by_alias=True), usernames)
+
+
+async def page(
+    conversation_id: ObjectId,
+    *,
+    role: MessageRole | None,
+    after: ObjectId | None,
+    is_ascending: bool,
+    limit: int,
+    cursor: str | None,
+    by: Principal,
+) -> Page[dict[str, Any]]:
+    """The messages of a conversation that the caller may see."""
+    if not await crud_conversation.exists(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_READ)):
+        raise NotFoundError("There is no such conversation.")
+    rows, next_cursor = await crud_message.page(
+        conversation_id, role=role, after=after, is_ascending=is_ascending, limit=limit, cursor=cursor
+    )
+    usernames = await _usernames([row["user_id"] for row in rows], by=by)
+    return Page([message_of(row, usernames) for row in rows], next_cursor)
+
+
+@transactional
+async def _store(
+    conversation_id: ObjectId, body: MessageCreate, *, writer_id: ObjectId | None, by: Principal
+) -> Message:
+    seq = await crud_conversation.take_seq(conversation_id, writer_id=writer_id)
+    if seq is None:
+        raise await _why_not_written(conversation_id, by=by)
+    message = Message(
+        conversation_id=conversation_id,
+        seq=seq,
+        user_id=writer_id,
+        role=body.role,
+        content=body.content,
+        model=body.model,
+    )
+    return await message.insert()
+
+
+def _writer(body: MessageCreate, *, by: Principal) -> ObjectId | None:
+    if by.user_id is None:
+        return body.user_id
+    if body.role is not MessageRole.USER:
+        raise ForbiddenError("Only service keys write messages of the assistant or the system.")
+    if body.user_id not in {None, by.user_id}:
+        raise ForbiddenError("You write as yourself.")
+    return by.user_id
+
+
+async def _usernames(user_ids: list[Any], *, by: Principal) -> dict[ObjectId, str | None]:
+    wanted = set(user_ids) - {None}
+    if by.kind is PrincipalKind.USER and wanted == {by.user_id}:
+        return dict.fromkeys(wanted, by.name)
+    cards = await crud_user.cards_of(wanted)
+    return {user_id: card.username for user_id, card in cards.items()}
+
+
+async def _why_not_written(conversation_id: ObjectId, *, by: Principal) -> AppError:
+    visible_to = by.owner_filter(Scope.CONVERSATIONS_WRITE)
+    if await crud_conversation.exists(conversation_id, user_id=visible_to):
+        return ForbiddenError("The writer does not take part in the conversation.")
+    return NotFoundError("There is no such conversation.")

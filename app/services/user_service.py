@@ -1,0 +1,200 @@
+"""Accounts: made, seen, changed and deleted, by their owners and by those who may."""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from bson import ObjectId
+
+from app.core.clock import utc_now
+from app.core.config import get_settings
+from app.core.exceptions import (
+    ForbiddenError,
+    InsufficientScopeError,
+    InvalidCredentialsError,
+    RegistrationClosedError,
+)
+from app.core.normalise import name_key
+from app.core.passwords import hash_password, require_strong, verify_password
+from app.core.principal import Principal
+from app.core.scopes import Role, Scope
+from app.crud import crud_api_key, crud_session, crud_user
+from app.db.mongo import transactional
+from app.models.deleted_user import DeletedUser
+from app.models.enums import AuditAction
+from app.models.user import User
+from app.schemas.user import OwnUserUpdate, UserCreate, UserUpdate
+from app.services import audit_service
+
+# What proves who one is. Nobody changes it for somebody of the same or a higher rank.
+_CREDENTIALS: Final = frozenset({"email", "password"})
+_KEY_OF: Final = {"email": "email_key", "username": "username_key", "full_name": "full_name_key"}
+
+
+async def register(body: UserCreate, *, by: Principal, role: Role = Role.USER) -> User:
+    """Make an account. Without an administrator's credential only while `REGISTRATION=open`, and as a plain user."""
+    if get_settings().registration == "closed" and not by.reaches_all(Scope.ADMIN):
+        raise RegistrationClosedError
+    await require_strong(body.password, personal=[body.email, body.email.partition("@")[0], body.username])
+    names = {name: getattr(body, name) for name in _KEY_OF}
+    user = User(**_with_keys(names), hashed_password=await hash_password(body.password), role=role)
+    await _add(user, by=by)
+    return user
+
+
+@transactional
+async def _add(user: User, *, by: Principal) -> None:
+    await crud_user.add(user)
+    await audit_service.record(AuditAction.USER_CREATED, by=by, target=("user", user.id), role=user.role)
+
+
+async def view(user_id: ObjectId, *, by: Principal) -> User:
+    """A user's profile: one's own, or anybody's with the right to. Another's is forbidden, not hidden."""
+    user = await crud_user.require(user_id)
+    if user_id != by.user_id and not by.reaches_all(Scope.USERS_READ):
+        raise ForbiddenError("This is another user's profile.")
+    return user
+
+
+async def update(
+    user_id: ObjectId, body: UserUpdate | OwnUserUpdate, *, versions: frozenset[int] | None, by: Principal
+) -> User:
+    """Change what the body names.
+
+    One's own e-mail address and password need the current password; a new address is unverified; a new password
+    ends the other sessions. Role and activity of others need an administrator of higher rank.
+    """
+    user = await crud_user.require(user_id)
+    asked = body.model_dump(exclude_unset=True)
+    current_password = asked.pop("current_password", None)
+    _require_right_to_change(user, asked, by=by)
+    expected: dict[str, Any] = {"role": user.role}
+    if user_id == by.user_id and asked.keys() & _CREDENTIALS:
+        await _require_password(user, current_password)
+        expected["hashed_password"] = user.hashed_password
+    changes = await _changes(user, asked)
+    return await _change(user, changes, expected=expected, versions=versions, by=by)
+
+
+async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
+    changes = _with_keys({name: value for name, value in asked.items() if name != "password"})
+    if changes.get("email", user.email) != user.email:
+        changes["is_verified"] = False
+    if "password" in asked:
+        email = changes.get("email", user.email)
+        personal = [email, email.partition("@")[0], changes.get("username", user.username)]
+        await require_strong(asked["password"], personal=personal)
+        changes["hashed_password"] = await hash_password(asked["password"])
+        changes["password_changed_at"] = utc_now()
+    return changes
+
+
+@transactional
+async def _change(
+    user: User,
+    changes: dict[str, Any],
+    *,
+    expected: dict[str, Any],
+    versions: frozenset[int] | None,
+    by: Principal,
+) -> User:
+    loses_power = changes.get("is_active") is False or changes.get("role", user.role) is not Role.SUPERUSER
+    if user.is_superuser and loses_power:
+        await crud_user.require_other_superuser(user.id)
+    changed = await crud_user.change(user.id, changes, expected=expected, versions=versions)
+    if changes.get("is_active") is False:
+        await crud_session.end_all(user.id)
+    elif "hashed_password" in changes:
+        await crud_session.end_all(user.id, but=by.credential_id if user.id == by.id else None)
+    if changes.keys() & {"role", "username"}:
+        await crud_session.update_identity(user.id, {"role": changed.role, "username": changed.username})
+    fields = sorted(changes.keys() - {"hashed_password", "password_changed_at", *_KEY_OF.values()})
+    if "hashed_password" in changes:
+        fields.append("password")
+    details = {name: changes[name] for name in ("role", "is_active") if name in changes}
+    await audit_service.record(AuditAction.USER_UPDATED, by=by, target=("user", user.id), fields=fields, **details)
+    return changed
+
+
+async def delete(
+    user_id: ObjectId,
+    *,
+    current_password: str | None,
+    reason: str | None,
+    versions: frozenset[int] | None,
+    by: Principal,
+) -> None:
+    """Move an account to the deleted users. Its sessions and keys end at once, its names are free again.
+
+    Deleting oneself needs the current password; deleting others a higher rank.
+    """
+    user = await crud_user.require(user_id)
+    expected: dict[str, Any] = {"role": user.role}
+    if user_id == by.user_id:
+        await _require_password(user, current_password)
+        expected["hashed_password"] = user.hashed_password
+    else:
+        _require_reach(user, by=by)
+    await _delete(user, expected=expected, reason=reason, versions=versions, by=by)
+
+
+@transactional
+async def _delete(
+    user: User,
+    *,
+    expected: dict[str, Any],
+    reason: str | None,
+    versions: frozenset[int] | None,
+    by: Principal,
+) -> None:
+    if user.is_superuser:
+        await crud_user.require_other_superuser(user.id)
+    as_it_was = await crud_user.remove(user.id, expected=expected, versions=versions)
+    now = utc_now()
+    await DeletedUser(
+        id=user.id,
+        user=as_it_was,
+        email_key=user.email_key,
+        deleted_at=now,
+        deleted_by=by.id,
+        reason=reason,
+        purge_at=now + timedelta(days=get_settings().deleted_retention_days),
+    ).insert()
+    await crud_session.end_all(user.id)
+    await crud_api_key.deactivate_all(user.id)
+    await audit_service.record(AuditAction.USER_DELETED, by=by, target=("user", user.id), reason=reason)
+
+
+def _require_right_to_change(user: User, asked: dict[str, Any], *, by: Principal) -> None:
+    if user.id != by.user_id:
+        _require_reach(user, by=by)
+    if asked.keys() & {"role", "is_active"} and not by.reaches_all(Scope.ADMIN):
+        raise InsufficientScopeError("Only administrators change the role or the activity of an account.")
+    if "role" in asked and asked["role"] is not user.role:
+        _require_right_to_assign(asked["role"], user, by=by)
+
+
+def _require_reach(user: User, *, by: Principal) -> None:
+    """Refuse to act on somebody else's account without the right to, or when its rank is not below the caller's."""
+    if not by.reaches_all(Scope.USERS_WRITE):
+        raise ForbiddenError("This is another user's account.")
+    if by.role is not Role.SUPERUSER and user.role.rank >= by.rank:
+        raise ForbiddenError(f"Only a superuser changes or deletes an account with the role {user.role}.")
+
+
+def _require_right_to_assign(role: Role, user: User, *, by: Principal) -> None:
+    if by.role is not Role.SUPERUSER and max(role.rank, user.role.rank) >= Role.ADMIN.rank:
+        raise ForbiddenError("Only a superuser makes or demotes administrators and superusers.")
+
+
+async def _require_password(user: User, password: str | None) -> None:
+    verdict = await verify_password(password or "", user.hashed_password)
+    if not verdict.is_right:
+        raise InvalidCredentialsError("Give your current password in `current_password`.")
+
+
+def _with_keys(names: dict[str, Any]) -> dict[str, Any]:
+    """The values, with the form under which each name is unique or found beside it."""
+    keys = {
+        _KEY_OF[name]: None if value is None else name_key(value) for name, value in names.items() if name in _KEY_OF
+    }
+    return names | keys

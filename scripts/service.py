@@ -1,0 +1,39 @@
+"""What scripts share that work on the database of the service, also while it runs."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+from pydantic import ValidationError
+from pymongo.errors import PyMongoError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from app.core.config import Settings, use_settings
+from app.core.exceptions import AppError
+from app.core.logging_config import configure_logging
+from app.db.embedded import EmbeddedServerError
+from app.db.startup import open_database
+
+
+def run(work: Coroutine[None, None, None]) -> None:
+    """Run the work on the connected database. What the operator can mend is one sentence, not a trace."""
+    try:
+        settings = Settings()
+        use_settings(settings)
+        configure_logging("WARNING")
+        asyncio.run(_connected(settings, work))
+    except ValidationError as error:
+        sys.exit("\n".join(issue["msg"] for issue in error.errors()))
+    except (AppError, EmbeddedServerError) as error:
+        sys.exit(str(error))
+    except PyMongoError as error:
+        sys.exit(f"The database does not answer: {error}")
+    finally:
+        work.close()
+
+
+async def _connected(settings: Settings, work: Coroutine[None, None, None]) -> None:
+    async with open_database(settings):
+        await work

@@ -1,0 +1,56 @@
+"""Run every check: `python3 scripts/test.py`. With arguments, only pytest, with them: `scripts/test.py -k login`."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import environment
+
+LINES, BRANCHES = 95, 90  # per cent of app/ that the tests must run
+CHECKS = {
+    "format": ["ruff", "format", "--check", "."],
+    "lint": ["ruff", "check", "."],
+    "types": ["mypy"],
+    "layers": ["lint-imports", "--no-cache"],
+}
+
+
+def main() -> None:
+    os.chdir(environment.ROOT)
+    environment.enter("requirements-dev.txt")
+    if len(sys.argv) > 1:
+        sys.exit(_run(["pytest", *sys.argv[1:]]))
+    for name, command in CHECKS.items():
+        started = time.monotonic()
+        if _run(command) != 0:
+            sys.exit(f"{name}: failed")
+        print(f"{name}: passed in {time.monotonic() - started:.1f} s", flush=True)
+    if _run(["pytest", "-n", "logical", "--cov", "--cov-report="]) != 0:
+        sys.exit("tests: failed")
+    _require_coverage()
+
+
+def _require_coverage() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "coverage.json"
+        _run(["coverage", "json", "-q", "-o", str(report)])
+        totals = json.loads(report.read_text())["totals"]
+    lines = 100 * totals["covered_lines"] / totals["num_statements"]
+    branches = 100 * totals["covered_branches"] / totals["num_branches"]
+    print(f"coverage: {lines:.1f} % of lines (at least {LINES}), {branches:.1f} % of branches (at least {BRANCHES})")
+    if lines < LINES or branches < BRANCHES:
+        _run(["coverage", "report"])
+        sys.exit("coverage: failed")
+
+
+def _run(command: list[str]) -> int:
+    program = environment.VENV / "bin" / command[0]
+    return subprocess.run([str(program), *command[1:]], check=False).returncode  # noqa: S603 - tools of the environment
+
+
+if __name__ == "__main__":
+    main()

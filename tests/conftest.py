@@ -1,0 +1,126 @@
+"""The real database, and the whole application over it. One empty database per test."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+from pymongo import MongoClient
+
+from app.core.config import Settings
+from app.db.embedded import embedded_server
+from app.main import create_app
+
+SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
+# No limit is met by accident; the tests of limits set their own.
+AMPLE = "100000/minute"
+
+Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]
+
+
+# The folder of the run's database, in memory where that can be, so that no disk is waited for. The workers of
+# pytest-xdist inherit the variable and join the server that the first of them starts.
+_MEMORY = Path("/dev/shm")  # noqa: S108
+if "OCTOPUS_TEST_HOME" not in os.environ:
+    os.environ["OCTOPUS_TEST_HOME"] = tempfile.mkdtemp(
+        prefix="octopus-test-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None
+    )
+TEST_HOME = Path(os.environ["OCTOPUS_TEST_HOME"])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder once the server has stopped, when the whole run is over."""
+    if hasattr(config, "workerinput"):
+        return
+    lock = TEST_HOME / "mongodb" / "in-use.lock"
+    if lock.exists():
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+    shutil.rmtree(TEST_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mongodb() -> Iterator[MongoClient[dict[str, Any]]]:
+    """One server for the whole run."""
+    with embedded_server(TEST_HOME) as url, MongoClient[dict[str, Any]](url) as client:
+        yield client
+
+
+@pytest.fixture
+def database_url(mongodb: MongoClient[dict[str, Any]]) -> str:
+    """The URL of a database without documents. The indexes of the last test stay, so that tests are fast."""
+    name = f"test_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    database = mongodb[name]
+    for collection in database.list_collection_names():
+        database[collection].delete_many({"_id": {"$ne": "indexes"}})
+    host, port = mongodb.address or ("127.0.0.1", 27017)
+    replica_set = mongodb.options.replica_set_name
+    return f"mongodb://{host}:{port}/{name}?replicaSet={replica_set}"
+
+
+@pytest.fixture
+def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a test: `make_settings(registration="closed")`."""
+
+    def make(**overrides: Any) -> Settings:
+        defaults: dict[str, Any] = {
+            "environment": "test",
+            "database_url": database_url,
+            "data_dir": tmp_path,
+            "secret_key": SECRET,
+            "bcrypt_rounds": 4,
+            "rate_limit_anonymous": AMPLE,
+            "rate_limit_auth": AMPLE,
+            "rate_limit_key_create": AMPLE,
+            "rate_limit_authenticated": AMPLE,
+        }
+        return Settings(_env_file=None, **{**defaults, **overrides})
+
+    return make
+
+
+@pytest.fixture
+def serve(make_settings: Callable[..., Settings]) -> Serve:
+    """Serve the application with settings of the test's own.
+
+    `async with serve(registration="closed") as client: ...`
+    """
+
+    @asynccontextmanager
+    async def start(*, address: str = "127.0.0.1", **overrides: Any) -> AsyncIterator[AsyncClient]:
+        app = create_app(make_settings(**overrides))
+        async with running(app), client_of(app, address) as client:
+            yield client
+
+    return start
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[AsyncClient]:
+    """The application with the settings of a test, called from 127.0.0.1."""
+    async with serve() as client:
+        yield client
+
+
+def running(app: FastAPI) -> AbstractAsyncContextManager[Any]:
+    return app.router.lifespan_context(app)
+
+
+def client_of(app: FastAPI, address: str = "127.0.0.1") -> AsyncClient:
+    """A client at that address. What the application raises fails the test that caused it."""
+    return AsyncClient(transport=ASGITransport(app, client=(address, 50000)), base_url="http://test")
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path, gone after the test."""
+    folder = Path(tempfile.mkdtemp(prefix="oct-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

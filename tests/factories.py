@@ -1,0 +1,153 @@
+"""Stored objects with defaults. A test names only what it is about."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from bson import ObjectId
+from passlib.context import CryptContext
+
+from app.core import key_format
+from app.core.clock import utc_now
+from app.core.normalise import name_key
+from app.core.scopes import Role
+from app.core.tokens import RefreshToken, new_access_token
+from app.models.api_key import ApiKey
+from app.models.conversation import Conversation, Participant
+from app.models.enums import MessageRole, ParticipantRole
+from app.models.message import Message
+from app.models.session import Session
+from app.models.user import User
+from app.services.auth_service import hash_key
+
+PASSWORD = "turnip-Lantern-42-orbit"
+_context = CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=4)
+
+
+@dataclass
+class StoredUser:
+    document: User
+    password: str
+
+    @property
+    def id(self) -> ObjectId:
+        return self.document.id
+
+
+@dataclass
+class SignedInUser(StoredUser):
+    session: Session
+    access_token: str
+    refresh_token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.access_token}"}
+
+
+@dataclass
+class StoredKey:
+    document: ApiKey
+    text: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Octopus-API-Key": self.text}
+
+
+async def make_user(
+    *,
+    email: str | None = None,
+    username: str | None = None,
+    password: str = PASSWORD,
+    role: Role = Role.USER,
+    **more: Any,
+) -> StoredUser:
+    email = email or f"{uuid4().hex}@example.com"
+    username = username or f"u{uuid4().hex[:12]}"
+    document = User(
+        email=email,
+        email_key=name_key(email),
+        username=username,
+        username_key=name_key(username),
+        hashed_password=_context.hash(password),
+        role=role,
+        **more,
+    )
+    await document.insert()
+    return StoredUser(document, password)
+
+
+async def sign_in(user: StoredUser, *, expires_at: datetime | None = None) -> SignedInUser:
+    session_id = ObjectId()
+    refresh = RefreshToken.new(session_id)
+    session = Session(
+        id=session_id,
+        user_id=user.id,
+        username=user.document.username,
+        role=user.document.role,
+        refresh_digest=refresh.digest,
+        last_used_at=utc_now(),
+        expires_at=expires_at or utc_now() + timedelta(days=30),
+        ip="127.0.0.1",
+        user_agent="factory",
+    )
+    await session.insert()
+    access_token, _ = new_access_token(user.id, session_id, user.document.role)
+    return SignedInUser(user.document, user.password, session, access_token, str(refresh))
+
+
+async def make_signed_in(**properties: Any) -> SignedInUser:
+    return await sign_in(await make_user(**properties))
+
+
+async def make_api_key(*scopes: str, owner: StoredUser | None = None, name: str = "key", **more: Any) -> StoredKey:
+    parsed = key_format.new_key()
+    document = ApiKey(
+        key_id=parsed.key_id,
+        key_hash=hash_key(parsed.text),
+        name=name,
+        scopes=list(scopes or ["admin"]),
+        owner_id=owner.id if owner else None,
+        **more,
+    )
+    await document.insert()
+    return StoredKey(document, parsed.text)
+
+
+async def make_conversation(*participants: StoredUser, title: str | None = "Tea", **more: Any) -> Conversation:
+    """The first participant owns it."""
+    entries = [
+        Participant(
+            user_id=user.id,
+            role=ParticipantRole.MEMBER if at else ParticipantRole.OWNER,
+            joined_at=utc_now(),
+        )
+        for at, user in enumerate(participants)
+    ]
+    created_by = participants[0].id if participants else None
+    document = Conversation(title=title, created_by=created_by, participants=entries, **more)
+    await document.insert()
+    return document
+
+
+async def make_messages(
+    conversation: Conversation, count: int = 1, *, by: StoredUser | None = None, content: str = "Hello"
+) -> list[Message]:
+    """Messages behind those that are there, counted in with the conversation."""
+    made = [
+        Message(
+            conversation_id=conversation.id,
+            seq=conversation.last_seq + number,
+            user_id=by.id if by else None,
+            role=MessageRole.USER,
+            content=f"{content} {conversation.last_seq + number}",
+        )
+        for number in range(1, count + 1)
+    ]
+    await Message.insert_many(made)
+    conversation.last_seq += count
+    conversation.message_count += count
+    await conversation.save()
+    return made
