@@ -6,11 +6,14 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import ExitStack
+from importlib import import_module
 
 import uvicorn
 from pydantic import ValidationError
 
 from app.core.config import Settings
+from app.db.embedded import EmbeddedServerError, embedded_server
 
 
 def main() -> None:
@@ -24,6 +27,23 @@ def main() -> None:
         sys.exit("\n".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()))
     if options.welcome:
         threading.Thread(target=_welcome, args=(settings,), daemon=True).start()
+    with ExitStack() as stack:
+        # Half of the start is loading the application, half waiting for the database: at the same time.
+        threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
+        if settings.is_embedded:
+            _start_database(settings, stack)
+        _serve(settings)
+
+
+def _start_database(settings: Settings, stack: ExitStack) -> None:
+    """Start or join the embedded server, or end with the paragraph that says what is missing."""
+    try:
+        stack.enter_context(embedded_server(settings.data_dir, settings.mongod_path))
+    except EmbeddedServerError as error:
+        sys.exit(str(error))
+
+
+def _serve(settings: Settings) -> None:
     uvicorn.run(
         "app.main:create_app",
         factory=True,

@@ -4,7 +4,7 @@ import re
 from typing import Annotated, Final
 
 from beanie import PydanticObjectId
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Request
 
 from app.api import rate_limit
 from app.core.context import current_context
@@ -125,5 +125,3 @@ CREDENTIALS_RATE: Final = Depends(_spend_credentials)
 
 IfMatch = Annotated[frozenset[int] | None, Depends(_if_match)]
 Id = PydanticObjectId
-Limit = Annotated[int, Query(ge=1, le=200, description="Rows of a page")]
-Cursor = Annotated[str | None, Query(max_length=2000, description="From the `next` link of the page before")]

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import orjson
 from fastapi import Request, Response
@@ -17,7 +18,7 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return content if isinstance(content, bytes) else orjson.dumps(content, _plain, _OPTIONS)
+        return content if isinstance(content, bytes) else orjson.dumps(content, str, _OPTIONS)
 
 
 def tagged(
@@ -36,12 +37,14 @@ def tagged(
     return JsonResponse(body, status, headers=headers)
 
 
-def listed(request: Request, rows: Sequence[Any], next_cursor: str | None) -> Response:
+def listed(request: Request, rows: Sequence[dict[str, Any] | BaseModel], next_cursor: str | None) -> Response:
     """A page as an array, with a link to the next one when there is one (RFC 8288)."""
+    content = [row.model_dump(mode="json") if isinstance(row, BaseModel) else row for row in rows]
     if next_cursor is None:
-        return JsonResponse(rows)
-    url = request.url.include_query_params(cursor=next_cursor)
-    return JsonResponse(rows, headers={"Link": f'<{url.path}?{url.query}>; rel="next"'})
+        return JsonResponse(content)
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    link = f'<{request.scope["path"]}?{urlencode([*query, ("cursor", next_cursor)])}>; rel="next"'
+    return JsonResponse(content, headers={"Link": link})
 
 
 def _is_among(tag: str, header: str | None) -> bool:
@@ -49,8 +52,3 @@ def _is_among(tag: str, header: str | None) -> bool:
     return header is not None and any(
         known in {tag, "*"} for known in (part.strip().removeprefix("W/") for part in header.split(","))
     )
-
-
-def _plain(value: Any) -> Any:
-    """ObjectIds and enumerations as their text, models as their fields."""
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

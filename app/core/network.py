@@ -60,6 +60,7 @@ def client_address(peer: str | None, forwarded_for: str | None, trusted_proxies:
     return _plain(peer)
 
 
+@lru_cache(maxsize=4096)
 def _plain(text: str | None) -> str | None:
     address = parse_address(text) if text else None
     return str(address) if address else text

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from beanie import SortDirection
-from bson import ObjectId, json_util
+from bson import ObjectId
 from pymongo import ReturnDocument
 
 from app.core.cursor import decode_cursor, encode_cursor
@@ -61,7 +61,7 @@ class Listing(NamedTuple):
 
     @property
     def _name(self) -> str:
-        return f"{self.collection} {list(self.sort)} {self.direction} {json_util.dumps(self.where, sort_keys=True)}"
+        return f"{self.collection} {list(self.sort)} {self.direction} {self.where}"
 
 
 async def find_one_and_update(model: type[D], where: Filter, update: dict[str, Any]) -> D | None:

@@ -4,6 +4,7 @@ from typing import Final
 
 from bson import ObjectId
 
+from app.core.clock import utc_now
 from app.core.exceptions import NotFoundError
 from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page
 from app.db.mongo import Raw, find_batch
@@ -12,6 +13,32 @@ from app.models.enums import MessageRole
 from app.models.message import Message
 
 _PURGE_BATCH: Final = 1000
+
+
+async def add(
+    *,
+    conversation_id: ObjectId,
+    seq: int,
+    user_id: ObjectId | None,
+    role: MessageRole,
+    content: str,
+    model: str | None,
+) -> Raw:
+    """Insert a message, and give it as it is stored. Without a document in between: this is the busiest write."""
+    message: Raw = {
+        "_id": ObjectId(),
+        "created_at": utc_now(),
+        "conversation_id": conversation_id,
+        "seq": seq,
+        "user_id": user_id,
+        "role": role.value,
+        "content": content,
+        "model": model,
+        "edited_at": None,
+        "deleted_at": None,
+    }
+    await Message.get_pymongo_collection().insert_one(message)
+    return message
 
 
 async def latest(conversation_id: ObjectId, *, limit: int) -> list[Raw]:

@@ -1,6 +1,6 @@
 """Messages on the wire, rendered from raw documents without a model between."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -39,17 +39,31 @@ class MessageRead(ResourceRead):
     deleted_at: datetime | None
 
 
-def message_of(message: Mapping[str, Any], usernames: Mapping[ObjectId, str | None]) -> dict[str, Any]:
-    user_id = message["user_id"]
-    return {
-        "id": message["_id"],
-        "conversation_id": message["conversation_id"],
-        "seq": message["seq"],
-        "role": message["role"],
-        "content": message["content"],
-        "user": None if user_id is None else {"id": user_id, "username": usernames.get(user_id)},
-        "model": message["model"],
-        "created_at": message["created_at"],
-        "edited_at": message["edited_at"],
-        "deleted_at": message["deleted_at"],
+def messages_of(
+    messages: Iterable[Mapping[str, Any]], usernames: Mapping[ObjectId, str | None]
+) -> list[dict[str, Any]]:
+    """Raw messages as they go out; each author is rendered once, however many of them it wrote."""
+    authors: dict[ObjectId | None, Any] = {
+        user_id: {"id": str(user_id), "username": username} for user_id, username in usernames.items()
     }
+    authors[None] = None
+    return [
+        {
+            "id": message["_id"],
+            "conversation_id": message["conversation_id"],
+            "seq": message["seq"],
+            "role": message["role"],
+            "content": message["content"],
+            "user": authors.get(user_id := message["user_id"]) or _unknown(user_id),
+            "model": message["model"],
+            "created_at": message["created_at"],
+            "edited_at": message["edited_at"],
+            "deleted_at": message["deleted_at"],
+        }
+        for message in messages
+    ]
+
+
+def _unknown(user_id: ObjectId | None) -> dict[str, Any] | None:
+    """An author whose account is gone keeps its id."""
+    return None if user_id is None else {"id": user_id, "username": None}

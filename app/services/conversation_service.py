@@ -27,7 +27,7 @@ from app.schemas.conversation import (
     detail_of,
     participant_of,
 )
-from app.schemas.message import message_of
+from app.schemas.message import messages_of
 from app.services import audit_service
 
 MESSAGES_SHOWN = 100
@@ -69,7 +69,7 @@ async def read(conversation_id: ObjectId, *, by: Principal) -> Detail:
     content = detail_of(
         conversation,
         participants=[_participant(entry, cards.get(entry["user_id"])) for entry in entries],
-        messages=[message_of(message, usernames) for message in messages],
+        messages=messages_of(messages, usernames),
         reader_id=by.user_id,
     )
     return Detail(conversation["version"], content)

@@ -11,8 +11,8 @@ from app.crud import crud_conversation, crud_message, crud_user
 from app.crud.base import Page
 from app.db.mongo import transactional
 from app.models.enums import MessageRole
-from app.models.message import Message
-from app.schemas.message import MessageCreate, message_of
+from app.schemas.message import MessageCreate, messages_of
+from app.schemas.page import MessageQuery
 
 
 async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal) -> dict[str, Any]:
@@ -23,37 +23,33 @@ async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal)
     writer_id = _writer(body, by=by)
     message = await _store(conversation_id, body, writer_id=writer_id, by=by)
     usernames = await _usernames([writer_id], by=by)
-    return message_of(message.model_dump(by_alias=True), usernames)
+    return messages_of([message], usernames)[0]
 
 
-async def page(
-    conversation_id: ObjectId,
-    *,
-    role: MessageRole | None,
-    after: ObjectId | None,
-    is_ascending: bool,
-    limit: int,
-    cursor: str | None,
-    by: Principal,
-) -> Page[dict[str, Any]]:
+async def page(conversation_id: ObjectId, query: MessageQuery, *, by: Principal) -> Page[dict[str, Any]]:
     """The messages of a conversation that the caller may see."""
     if not await crud_conversation.exists(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_READ)):
         raise NotFoundError("There is no such conversation.")
     rows, next_cursor = await crud_message.page(
-        conversation_id, role=role, after=after, is_ascending=is_ascending, limit=limit, cursor=cursor
+        conversation_id,
+        role=query.role,
+        after=query.after,
+        is_ascending=query.order == "asc",
+        limit=query.limit,
+        cursor=query.cursor,
     )
     usernames = await _usernames([row["user_id"] for row in rows], by=by)
-    return Page([message_of(row, usernames) for row in rows], next_cursor)
+    return Page(messages_of(rows, usernames), next_cursor)
 
 
 @transactional
 async def _store(
     conversation_id: ObjectId, body: MessageCreate, *, writer_id: ObjectId | None, by: Principal
-) -> Message:
+) -> dict[str, Any]:
     seq = await crud_conversation.take_seq(conversation_id, writer_id=writer_id)
     if seq is None:
         raise await _why_not_written(conversation_id, by=by)
-    message = Message(
+    return await crud_message.add(
         conversation_id=conversation_id,
         seq=seq,
         user_id=writer_id,
@@ -61,7 +57,6 @@ async def _store(
         content=body.content,
         model=body.model,
     )
-    return await message.insert()
 
 
 def _writer(body: MessageCreate, *, by: Principal) -> ObjectId | None:

@@ -1,9 +1,10 @@
 from http import HTTPStatus
+from typing import Annotated
 
 from beanie import PydanticObjectId
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from app.api.deps import ConversationsReader, ConversationsWriter, Cursor, Id, IfMatch, Limit
+from app.api.deps import ConversationsReader, ConversationsWriter, Id, IfMatch
 from app.api.responses import listed, tagged
 from app.core.principal import Principal
 from app.core.scopes import Scope
@@ -16,6 +17,7 @@ from app.schemas.conversation import (
     ParticipantAdd,
     summary_of,
 )
+from app.schemas.page import ConversationQuery
 from app.services import conversation_service
 
 router = APIRouter(prefix="/api/v1/conversations", tags=["conversations"])
@@ -41,36 +43,31 @@ async def create_conversation(request: Request, body: ConversationCreate, writer
 
 @router.get("", response_model=list[ConversationSummary])
 async def list_conversations(
-    request: Request,
-    reader: ConversationsReader,
-    archived: bool | None = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    request: Request, reader: ConversationsReader, query: Annotated[ConversationQuery, Query()]
 ) -> Response:
     """Conversations by last activity: a user's own, or for a service all of them."""
     rows, next_cursor = await crud_conversation.page(
         user_id=reader.owner_filter(Scope.CONVERSATIONS_READ),
         reader_id=reader.user_id,
-        archived=archived,
-        limit=limit,
-        cursor=cursor,
+        archived=query.archived,
+        limit=query.limit,
+        cursor=query.cursor,
     )
     return listed(request, [summary_of(row, reader_id=reader.user_id) for row in rows], next_cursor)
 
 
 @router.get("/user/{user_id}", response_model=list[ConversationSummary])
 async def list_conversations_of_user(
-    request: Request,
-    user_id: Id,
-    reader: ConversationsReader,
-    archived: bool | None = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    request: Request, user_id: Id, reader: ConversationsReader, query: Annotated[ConversationQuery, Query()]
 ) -> Response:
     """The conversations that a user takes part in, by last activity, with what is unread to that user."""
     await conversation_service.require_listable(user_id, by=reader)
     rows, next_cursor = await crud_conversation.page(
-        user_id=user_id, reader_id=user_id, archived=archived, limit=limit, cursor=cursor
+        user_id=user_id,
+        reader_id=user_id,
+        archived=query.archived,
+        limit=query.limit,
+        cursor=query.cursor,
     )
     return listed(request, [summary_of(row, reader_id=user_id) for row in rows], next_cursor)
 

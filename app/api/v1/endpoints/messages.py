@@ -1,12 +1,12 @@
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.api.deps import ConversationsReader, ConversationsWriter, Cursor, Id, Limit
+from app.api.deps import ConversationsReader, ConversationsWriter, Id
 from app.api.responses import JsonResponse, listed
-from app.models.enums import MessageRole
 from app.schemas.message import MessageCreate, MessageRead
+from app.schemas.page import MessageQuery
 from app.services import message_service
 
 router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/messages", tags=["messages"])
@@ -14,25 +14,10 @@ router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/messages", ta
 
 @router.get("", response_model=list[MessageRead])
 async def list_messages(
-    request: Request,
-    conversation_id: Id,
-    reader: ConversationsReader,
-    order: Literal["asc", "desc"] = "asc",
-    role: MessageRole | None = None,
-    after: Annotated[Id | None, Query(description="Begin behind this message")] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    request: Request, conversation_id: Id, reader: ConversationsReader, query: Annotated[MessageQuery, Query()]
 ) -> Response:
     """The messages of a conversation, oldest first. Poll the end of it with `after`."""
-    rows, next_cursor = await message_service.page(
-        conversation_id,
-        role=role,
-        after=after,
-        is_ascending=order == "asc",
-        limit=limit,
-        cursor=cursor,
-        by=reader,
-    )
+    rows, next_cursor = await message_service.page(conversation_id, query, by=reader)
     return listed(request, rows, next_cursor)
 
 

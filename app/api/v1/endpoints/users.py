@@ -1,14 +1,12 @@
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app.api.deps import (
     ANONYMOUS_RATE,
-    Cursor,
     Id,
     IfMatch,
-    Limit,
     OptionalCaller,
     UsersLister,
     UsersReader,
@@ -16,10 +14,9 @@ from app.api.deps import (
 )
 from app.api.responses import listed, tagged
 from app.core.normalise import name_key
-from app.core.scopes import Role
 from app.crud import crud_user
-from app.models.enums import Plan
 from app.models.user import User
+from app.schemas.page import UserQuery
 from app.schemas.user import OwnUserUpdate, UserCard, UserCreate, UserDelete, UserRead, UserUpdate
 from app.services import user_service
 
@@ -82,23 +79,9 @@ async def delete_user(user_id: Id, writer: UsersWriter, versions: IfMatch, body:
 
 
 @router.get("", response_model=list[UserRead])
-async def list_users(
-    request: Request,
-    _: UsersLister,
-    q: Annotated[
-        str | None, Query(max_length=320, description="Beginning of an e-mail address, username or name")
-    ] = None,
-    role: Role | None = None,
-    is_active: bool | None = None,
-    plan: Plan | None = None,
-    sort: Literal["created_at", "-created_at", "email"] = "-created_at",
-    limit: Limit = 50,
-    cursor: Cursor = None,
-) -> Response:
+async def list_users(request: Request, _: UsersLister, query: Annotated[UserQuery, Query()]) -> Response:
     """Users, newest first."""
-    rows, next_cursor = await crud_user.page(
-        q=q, role=role, is_active=is_active, plan=plan, sort=sort, limit=limit, cursor=cursor
-    )
+    rows, next_cursor = await crud_user.page(**dict(query))
     return listed(request, [UserRead.model_validate(user) for user in rows], next_cursor)
 
 

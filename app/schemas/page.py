@@ -1,0 +1,40 @@
+"""The query parameters of lists."""
+
+from typing import Annotated, Literal
+
+from beanie import PydanticObjectId
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.core.scopes import Role
+from app.models.enums import MessageRole, Plan
+
+
+class PageQuery(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    limit: Annotated[int, Field(ge=1, le=200, description="Rows of a page")] = 50
+    cursor: Annotated[str | None, Field(max_length=2000, description="From the `next` link of the page before")] = None
+
+
+class UserQuery(PageQuery):
+    q: Annotated[
+        str | None, Field(max_length=320, description="Beginning of an e-mail address, username or full name")
+    ] = None
+    role: Role | None = None
+    is_active: bool | None = None
+    plan: Plan | None = None
+    sort: Literal["created_at", "-created_at", "email"] = "-created_at"
+
+
+class ApiKeyQuery(PageQuery):
+    include_inactive: bool = False
+
+
+class ConversationQuery(PageQuery):
+    archived: Annotated[bool | None, Field(description="Only those that are, or are not, archived")] = None
+
+
+class MessageQuery(PageQuery):
+    order: Literal["asc", "desc"] = "asc"
+    role: MessageRole | None = None
+    after: Annotated[PydanticObjectId | None, Field(description="Begin behind this message")] = None
