@@ -10,7 +10,6 @@ from functools import cache
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.api.errors import register_error_handlers
 from app.api.middleware import (
@@ -18,6 +17,7 @@ from app.api.middleware import (
     RequestContextMiddleware,
     SecurityHeadersMiddleware,
     TrailingSlashMiddleware,
+    TrustedHostMiddleware,
 )
 from app.api.openapi import describe
 from app.api.v1.router import all_routes
@@ -68,7 +68,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(SecurityHeadersMiddleware, is_https=is_https),
     ]
     if "*" not in settings.trusted_hosts:
-        stack.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.trusted_hosts)))
+        stack.append(Middleware(TrustedHostMiddleware, trusted_hosts=settings.trusted_hosts))
     if settings.cors_origins:
         stack.append(
             Middleware(

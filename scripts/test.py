@@ -16,6 +16,7 @@ CHECKS = {
     "lint": ["ruff", "check", "."],
     "types": ["mypy"],
     "layers": ["lint-imports", "--no-cache"],
+    "house rules": ["python", "scripts/check_house_rules.py"],
 }
 
 

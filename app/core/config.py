@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(False, description="Verbose logs; refused in production")
     log_level: str = Field(
-        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="DEBUG, INFO, WARNING, ERROR"
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on")

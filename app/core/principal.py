@@ -90,8 +90,11 @@ class Principal:
         return scope in self.grant.others
 
     def owner_filter(self, scope: Scope) -> ObjectId | None:
-        """The owner that queries under this scope must be limited to; none when everything is in reach."""
-        return None if self.reaches_all(scope) else self.user_id
+        """The owner that queries under this scope must be limited to; none when everything is in reach.
+
+        A service key that does not reach everything owns nothing either: `ForbiddenError`.
+        """
+        return None if self.reaches_all(scope) else self.account_id
 
 
 ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, None, Grant(own=frozenset(), others=frozenset()))

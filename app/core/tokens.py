@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 import jwt
@@ -26,7 +26,7 @@ class AccessToken(NamedTuple):
 
     user_id: ObjectId
     session_id: ObjectId
-    expires_at: float  # seconds since the epoch
+    expires_at: datetime
 
 
 def new_access_token(user_id: ObjectId, session_id: ObjectId, role: Role) -> tuple[str, int]:
@@ -81,7 +81,7 @@ def _decoded(token: str, secret: bytes) -> AccessToken:
     )
     if not (ObjectId.is_valid(claims["sub"]) and ObjectId.is_valid(claims["sid"])):
         raise InvalidTokenError
-    return AccessToken(ObjectId(claims["sub"]), ObjectId(claims["sid"]), float(claims["exp"]))
+    return AccessToken(ObjectId(claims["sub"]), ObjectId(claims["sid"]), datetime.fromtimestamp(claims["exp"], UTC))
 
 
 @dataclass(frozen=True, slots=True)

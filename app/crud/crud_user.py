@@ -37,11 +37,11 @@ _cards: LiveCache[Card] = LiveCache()
 
 
 async def find(user_id: ObjectId) -> User | None:
-    return await User.get(user_id)
+    return await User.find_one({"_id": user_id})
 
 
 async def require(user_id: ObjectId) -> User:
-    user = await User.get(user_id)
+    user = await find(user_id)
     if user is None:
         raise NotFoundError("There is no such user.")
     return user

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import time
 from datetime import datetime
 
 from app.core import key_format, live_cache
@@ -39,7 +38,7 @@ async def authenticate_token(token: str) -> Principal:
     principal = Principal.of_user(
         claims.user_id, name=session["username"], role=Role(session["role"]), session_id=claims.session_id
     )
-    life = claims.expires_at - time.time()
+    life = _life(claims.expires_at)
     _principals.put(digest, principal, tags=[claims.session_id, claims.user_id], seen=seen, life=life)
     return principal
 
@@ -59,15 +58,15 @@ async def _look_up_key(text: str, digest: bytes) -> Principal:
     parsed = key_format.parse(text)
     if parsed is None:
         raise InvalidApiKeyError
-    seen, now = live_cache.changes_seen(), utc_now()
+    seen = live_cache.changes_seen()
     key = await crud_api_key.find_by_key_id(parsed.key_id)
     if key is None or not is_key(text, key.key_hash) or not key.is_active:
         raise InvalidApiKeyError
-    if key.expires_at is not None and key.expires_at <= now:
+    if key.expires_at is not None and key.expires_at <= utc_now():
         raise ApiKeyExpiredError
     principal = await _principal_of(key)
     tags = [key.id, *([key.owner_id] if key.owner_id else [])]
-    _principals.put(digest, principal, tags=tags, seen=seen, life=_life(key.expires_at, now))
+    _principals.put(digest, principal, tags=tags, seen=seen, life=_life(key.expires_at))
     return principal
 
 
@@ -103,5 +102,6 @@ def is_key(text: str, key_hash: bytes) -> bool:
     return any([hmac.compare_digest(mac, key_hash) for mac in macs])  # noqa: C419 - every one is compared
 
 
-def _life(expires_at: datetime | None, now: datetime) -> float | None:
-    return None if expires_at is None else (expires_at - now).total_seconds()
+def _life(expires_at: datetime | None) -> float | None:
+    """Seconds that are left; none when it does not end."""
+    return None if expires_at is None else (expires_at - utc_now()).total_seconds()

@@ -7,12 +7,15 @@ from bson import ObjectId
 from app.core.exceptions import AppError, ForbiddenError, NotFoundError
 from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import Scope
+from app.core.turns import Turns
 from app.crud import crud_conversation, crud_message, crud_user
 from app.crud.base import Page
 from app.db.mongo import transactional
 from app.models.enums import MessageRole
 from app.schemas.message import MessageCreate, messages_of
 from app.schemas.page import MessageQuery
+
+_turns = Turns()
 
 
 async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal) -> dict[str, Any]:
@@ -21,7 +24,8 @@ async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal)
     A user, or its personal key, writes as itself. A service key writes any role, for any participant or for none.
     """
     writer_id = _writer(body, by=by)
-    message = await _store(conversation_id, body, writer_id=writer_id, by=by)
+    async with _turns.of(conversation_id):
+        message = await _store(conversation_id, body, writer_id=writer_id, by=by)
     usernames = await _usernames([writer_id], by=by)
     return messages_of([message], usernames)[0]
 
