@@ -1,7 +1,6 @@
 """The application: its factory, and what it opens and closes."""
 
 import asyncio
-import contextlib
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -96,8 +95,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")
         if settings.auth_cache_seconds > 0:
-            feed = asyncio.create_task(follow_changes(), name="change_feed")
+            tried = asyncio.Event()
+            feed = asyncio.create_task(follow_changes(tried), name="change_feed")
             stack.push_async_callback(_cancel, feed)
+            await tried.wait()
         _freeze_memory()
         _log.info("started", version=VERSION, environment=settings.environment)
         yield
@@ -106,8 +107,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait([task])
 
 
 @cache

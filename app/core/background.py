@@ -23,6 +23,8 @@ async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what 
         _, late = await asyncio.wait(_tasks, timeout=timeout)
         for task in late:
             task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1)
 
 
 def _finish(task: asyncio.Task[None]) -> None:

@@ -1,5 +1,6 @@
 """Settings: environment over `.env` over defaults. The only place that reads the environment."""
 
+import json
 import re
 from enum import StrEnum
 from functools import cached_property
@@ -80,11 +81,15 @@ class Settings(BaseSettings):
     )
     deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")
 
-    cors_origins: tuple[str, ...] = Field((), description="JSON list of origins whose pages may call")
-    trusted_proxies: tuple[str, ...] = Field(
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="JSON list of origins whose pages may call"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="JSON list of addresses or CIDR blocks whose X-Forwarded-For counts"
     )
-    trusted_hosts: tuple[str, ...] = Field(("*",), description="JSON list of Host names that are answered")
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="JSON list of Host names that are answered"
+    )
 
     rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by client address")
     rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by client address")
@@ -96,10 +101,15 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body")
 
-    @field_validator("previous_secret_keys", mode="before")
+    @field_validator("previous_secret_keys", "cors_origins", "trusted_proxies", "trusted_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        """A list as JSON, or its parts with commas between, as `CORS_ORIGINS=*`."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [part.strip() for part in value.split(",") if part.strip()]
 
     @field_validator("rate_limit_anonymous", "rate_limit_auth", "rate_limit_key_create", "rate_limit_authenticated")
     @classmethod

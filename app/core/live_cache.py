@@ -1,23 +1,25 @@
 """A small memory of what was looked up, believed only while changes elsewhere are being heard of.
 
 An entry lives `AUTH_CACHE_SECONDS` at most and is dropped at once when something it was made of changes: in this
-process by `forget`, elsewhere by the change feed, which calls the same. While that feed is silent nothing is believed.
+process by `forget`, elsewhere by the change feed, which calls the same. While that feed is silent nothing is believed,
+and nothing that was read before it spoke.
 """
 
 import time
 from collections.abc import Iterable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from bson import ObjectId
 
 from app.core.config import get_settings
 
 V = TypeVar("V")
-MAX_ENTRIES = 20_000
+MAX_ENTRIES: Final = 20_000
 
 
 class _Entry(NamedTuple, Generic[V]):
     value: V
+    tags: tuple[ObjectId, ...]
     expires_at: float
 
 
@@ -26,7 +28,7 @@ class _State:
     changes = 0
 
 
-_caches: "list[LiveCache[object]]" = []
+_caches: "list[LiveCache[Any]]" = []
 
 
 class LiveCache(Generic[V]):
@@ -35,36 +37,45 @@ class LiveCache(Generic[V]):
     def __init__(self) -> None:
         self._entries: dict[object, _Entry[V]] = {}
         self._keys_of_tag: dict[ObjectId, set[object]] = {}
-        _caches.append(self)  # type: ignore[arg-type]
+        _caches.append(self)
 
     def get(self, key: object) -> V | None:
         entry = self._entries.get(key)
-        now = time.monotonic()
-        if entry is None or entry.expires_at < now or _State.heard_until < now:
+        if entry is None or min(entry.expires_at, _State.heard_until) < time.monotonic():
             return None
         return entry.value
 
     def put(self, key: object, value: V, *, tags: Iterable[ObjectId], seen: int, life: float | None = None) -> None:
-        """Remember a value. `seen` is what `changes_seen` said before it was read.
+        """Remember a value for at most `life` seconds. `seen` is what `changes_seen` said before it was read.
 
         When anything has changed since then, the value may be old already and is not kept.
         """
-        seconds = get_settings().auth_cache_seconds if life is None else min(life, get_settings().auth_cache_seconds)
-        if seconds <= 0 or seen != _State.changes:
+        longest, now = get_settings().auth_cache_seconds, time.monotonic()
+        seconds = longest if life is None else min(life, longest)
+        if seconds <= 0 or seen != _State.changes or _State.heard_until < now:
             return
         if len(self._entries) >= MAX_ENTRIES:
             self.clear()
-        self._entries[key] = _Entry(value, time.monotonic() + seconds)
-        for tag in tags:
+        self._remove(key)
+        self._entries[key] = entry = _Entry(value, tuple(tags), now + seconds)
+        for tag in entry.tags:
             self._keys_of_tag.setdefault(tag, set()).add(key)
 
     def drop(self, tag: ObjectId) -> None:
-        for key in self._keys_of_tag.pop(tag, ()):
-            self._entries.pop(key, None)
+        for key in list(self._keys_of_tag.get(tag, ())):
+            self._remove(key)
 
     def clear(self) -> None:
         self._entries.clear()
         self._keys_of_tag.clear()
+
+    def _remove(self, key: object) -> None:
+        entry = self._entries.pop(key, None)
+        for tag in entry.tags if entry else ():
+            keys = self._keys_of_tag[tag]
+            keys.discard(key)
+            if not keys:
+                del self._keys_of_tag[tag]
 
 
 def changes_seen() -> int:
@@ -79,6 +90,11 @@ def forget(*tags: ObjectId) -> None:
             cache.drop(tag)
 
 
+def begin_to_hear() -> None:
+    """From now on changes are heard of. What was read before may have changed unheard."""
+    _start_afresh()
+
+
 def hear(seconds: float) -> None:
     """Every change up to now has been heard of, and the next word comes within this many seconds."""
     _State.heard_until = time.monotonic() + seconds
@@ -87,6 +103,10 @@ def hear(seconds: float) -> None:
 def go_deaf() -> None:
     """Changes are no longer heard of: believe nothing."""
     _State.heard_until = 0.0
+    _start_afresh()
+
+
+def _start_afresh() -> None:
     _State.changes += 1
     for cache in _caches:
         cache.clear()

@@ -1,7 +1,10 @@
 """Structured logs: one event a line, JSON unless a person is watching, the request id on every line."""
 
+import json
 import logging
+import re
 import sys
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -10,19 +13,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.core.context import current_context
 
-# Values under these names never reach a log, whoever logs them.
-_SECRET_NAMES: Final = frozenset(
-    {
-        "password",
-        "current_password",
-        "secret",
-        "token",
-        "access_token",
-        "refresh_token",
-        "api_key",
-        "key",
-        "authorization",
-    }
+# Values under such names never reach a log, whoever logs them.
+_SECRET_NAME: Final = re.compile(
+    r"password|secret|token|authorization|cookie|digest|hash|api_?key$|^key$", re.IGNORECASE
 )
 
 
@@ -63,13 +56,29 @@ def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _drop_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    for name in _SECRET_NAMES & event.keys():
-        event[name] = "[removed]"
-    return event
+    return {name: _without_secrets(name, value) for name, value in event.items()}
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    if _is_secret_name(name):
+        return "[removed]"
+    if isinstance(value, dict):
+        return {key: _without_secrets(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets("", inner) for inner in value]
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _is_secret_name(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # what orjson can't write, such as half a surrogate pair: a line must not be lost for that
+        return json.dumps(event, default=str, skipkeys=True)
 
 
 def get_logger(name: str) -> Any:

@@ -69,6 +69,13 @@ class Principal:
             raise ForbiddenError("Only a signed-in user has a session.")
         return self.credential_id
 
+    @property
+    def signed_in_id(self) -> ObjectId:
+        """The account of a signed-in user. An API key is nobody signed in, whoever owns it: `ForbiddenError`."""
+        if self.kind is not PrincipalKind.USER:
+            raise ForbiddenError("Only a signed-in user has a session.")
+        return self.account_id
+
     @cached_property
     def scopes(self) -> Scopes:
         return self.grant.own | self.grant.others

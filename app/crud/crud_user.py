@@ -145,11 +145,12 @@ async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | 
     return await find_one_and_update(User, where, update)
 
 
-async def renew_hash(user: User, new_hash: str) -> None:
-    """Store the same password under present settings, unless it was changed meanwhile."""
-    await User.get_pymongo_collection().update_one(
+async def renew_hash(user: User, new_hash: str) -> bool:
+    """Store the same password under present settings. False when it was changed or renewed meanwhile."""
+    result = await User.get_pymongo_collection().update_one(
         {"_id": user.id, "hashed_password": user.hashed_password}, {"$set": {"hashed_password": new_hash}}
     )
+    return result.modified_count == 1
 
 
 async def remove(user_id: ObjectId, *, expected: Filter, versions: frozenset[int] | None) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Hears of changes that other processes make, and drops what this one remembers of the changed documents."""
+"""Hears of changes that other processes make, and drops what this one remembers of the changed documents.
+
+The change stream is read as commands, batch by batch, because only who sees the batches knows when everything that
+was under way has been heard.
+"""
 
 import asyncio
 from typing import Any, Final
@@ -9,7 +13,16 @@ from app.core import live_cache
 from app.core.logging_config import get_logger
 from app.db.mongo import get_database
 
-_WATCHED: Final = ("sessions", "api_keys", "users")
+_PIPELINE: Final[list[dict[str, Any]]] = [
+    {"$changeStream": {}},
+    {
+        "$match": {
+            "ns.coll": {"$in": ["sessions", "api_keys", "users"]},
+            "operationType": {"$in": ["update", "replace", "delete"]},
+        }
+    },
+    {"$project": {"documentKey": 1}},
+]
 _WORD_EVERY_MS: Final = 100
 _SILENCE_SECONDS: Final = 1.0  # a silence of this length means that the feed is dead
 _RETRY_SECONDS: Final = 1.0
@@ -17,32 +30,42 @@ _RETRY_SECONDS: Final = 1.0
 _log = get_logger(__name__)
 
 
-async def follow_changes() -> None:
-    """Follow the change stream until cancelled, starting it again when it breaks."""
-    pipeline: list[dict[str, Any]] = [
-        {
-            "$match": {
-                "ns.coll": {"$in": list(_WATCHED)},
-                "operationType": {"$in": ["update", "replace", "delete"]},
-            }
-        },
-        {"$project": {"documentKey": 1}},
-    ]
+async def follow_changes(tried: asyncio.Event) -> None:
+    """Follow the changes until cancelled, starting again when the stream breaks.
+
+    `tried` is set once the first stream is open, or could not be opened.
+    """
     while True:
         try:
-            await _follow(pipeline)
+            await _follow(tried)
         except PyMongoError as error:
             _log.warning("change_feed_lost", error=type(error).__name__)
         finally:
+            tried.set()
             live_cache.go_deaf()
+        _end_if_cancelled()
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _follow(pipeline: list[dict[str, Any]]) -> None:
-    async with await get_database().watch(pipeline, max_await_time_ms=_WORD_EVERY_MS) as stream:
-        while stream.alive:
-            change = await stream.try_next()
-            if change is not None:
+async def _follow(tried: asyncio.Event) -> None:
+    database = get_database()
+    async with database.client.start_session() as session:
+        answer = await database.command({"aggregate": 1, "pipeline": _PIPELINE, "cursor": {}}, session=session)
+        live_cache.begin_to_hear()
+        tried.set()
+        while (cursor := answer["cursor"])["id"]:
+            for change in cursor.get("nextBatch", cursor.get("firstBatch")):
                 live_cache.forget(change["documentKey"]["_id"])
-            else:
-                live_cache.hear(_SILENCE_SECONDS)
+            live_cache.hear(_SILENCE_SECONDS)
+            _end_if_cancelled()
+            collection = cursor["ns"].partition(".")[2]
+            answer = await database.command(
+                {"getMore": cursor["id"], "collection": collection, "maxTimeMS": _WORD_EVERY_MS}, session=session
+            )
+
+
+def _end_if_cancelled() -> None:
+    """The driver swallows a cancellation, or makes it an error of its own, at some moments. The task remembers it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

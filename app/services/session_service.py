@@ -30,6 +30,8 @@ from app.services import audit_service
 # A client that lost the answer may ask once more within this time.
 _REPEAT_WITHIN: Final = timedelta(seconds=10)
 _LONGEST_WALK: Final = 50_000
+# Another login may renew the hash while this one checks against the old one: then it checks again.
+_LOGIN_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,14 @@ class SignedIn:
 async def log_in(account: str, password: str, *, is_email: bool) -> SignedIn:
     """Start a session. It fails the same way, and takes the same time, whether the account exists or not."""
     find = crud_user.find_by_email_key if is_email else crud_user.find_by_username_key
-    user = await find(name_key(account))
+    for _ in range(_LOGIN_ATTEMPTS):
+        user = await _authenticated(await find(name_key(account)), password)
+        if (signed_in := await _start(user)) is not None:
+            return signed_in
+    raise InvalidCredentialsError
+
+
+async def _authenticated(user: User | None, password: str) -> User:
     verdict = await verify_password(password, user.hashed_password if user else None)
     if user is None or not verdict.is_right:
         await _record_refusal(user, "wrong password" if user else "no such account")
@@ -55,19 +64,19 @@ async def log_in(account: str, password: str, *, is_email: bool) -> SignedIn:
     if not user.is_active:  # told only to who knows the password
         await _record_refusal(user, "account is deactivated")
         raise AccountDisabledError
-    if verdict.new_hash is not None:
-        await crud_user.renew_hash(user, verdict.new_hash)
+    if verdict.new_hash is not None and await crud_user.renew_hash(user, verdict.new_hash):
         user.hashed_password = verdict.new_hash
-    return await _start(user)
+    return user
 
 
 @transactional
-async def _start(user: User) -> SignedIn:
+async def _start(user: User) -> SignedIn | None:
+    """None when the account was deactivated, or given another hash, since the password was checked."""
     now, context = utc_now(), current_context()
     # Written before the session, so that a change of role or a deactivation at this moment meets this transaction.
     present = await crud_user.mark_logged_in(user, at=now, ip=context.client_ip)
     if present is None:
-        raise InvalidCredentialsError
+        return None
     session_id = PydanticObjectId()
     refresh = RefreshToken.new(session_id)
     await Session(
@@ -149,9 +158,10 @@ async def log_out(*, by: Principal) -> None:
 
 @transactional
 async def log_out_everywhere(*, by: Principal) -> None:
-    """End every session of the user, the one in use included."""
-    count = await crud_session.end_all(by.account_id)
-    await audit_service.record(AuditAction.SESSIONS_ENDED, by=by, target=("user", by.account_id), count=count)
+    """End every session of the user, the one in use included. Keys have no session and end none."""
+    user_id = by.signed_in_id
+    count = await crud_session.end_all(user_id)
+    await audit_service.record(AuditAction.SESSIONS_ENDED, by=by, target=("user", user_id), count=count)
 
 
 def _tokens(user_id: ObjectId, refresh_token: RefreshToken, identity: User | Session) -> SignedIn:
