@@ -41,7 +41,6 @@ _CODE_OF_STATUS: Final = {
 }
 _RETRY_AFTER_SECONDS: Final = 2
 _CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
-_JSON_TYPES: Final = ("application/json", "+json")
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 _log = get_logger(__name__)
@@ -145,8 +144,11 @@ def _has_known_type(request: Request) -> bool:
     """Whether the body's type is one that this endpoint reads. No body has no type."""
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    accepted = _FORM_TYPES if request.url.path.endswith("/auth/token") else _JSON_TYPES
-    return not has_body or declared.endswith(accepted)
+    if not has_body:
+        return True
+    if request.url.path.endswith("/auth/token"):
+        return declared in _FORM_TYPES
+    return declared == "application/json" or (declared.startswith("application/") and declared.endswith("+json"))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

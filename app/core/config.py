@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from limits import parse as parse_rate
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -15,6 +14,7 @@ from app.core import key_format
 from app.core.development_secret import development_secret
 from app.core.keyring import Keyring
 from app.core.network import parse_network
+from app.core.rate_limit import is_rate
 
 MIN_SECRET_BYTES: Final = 32
 _PLACEHOLDER: Final = re.compile(
@@ -114,7 +114,8 @@ class Settings(BaseSettings):
     @field_validator("rate_limit_anonymous", "rate_limit_auth", "rate_limit_key_create", "rate_limit_authenticated")
     @classmethod
     def _is_rate(cls, value: str) -> str:
-        parse_rate(value)
+        if not is_rate(value):
+            raise ValueError("must be a rate, such as 600/minute")
         return value
 
     @field_validator("rate_limit_storage_url")

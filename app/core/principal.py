@@ -6,7 +6,7 @@ from functools import cached_property
 
 from bson import ObjectId
 
-from app.core.exceptions import ForbiddenError
+from app.core.exceptions import ForbiddenError, InsufficientScopeError
 from app.core.scopes import ALL, GRANT_OF_ROLE, Grant, Role, Scope, Scopes
 
 
@@ -99,9 +99,13 @@ class Principal:
     def owner_filter(self, scope: Scope) -> ObjectId | None:
         """The owner that queries under this scope must be limited to; none when everything is in reach.
 
-        A service key that does not reach everything owns nothing either: `ForbiddenError`.
+        A service key that does not reach everything owns nothing either: `InsufficientScopeError`.
         """
-        return None if self.reaches_all(scope) else self.account_id
+        if self.reaches_all(scope):
+            return None
+        if self.user_id is None:
+            raise InsufficientScopeError(f"This needs the scope {scope}.", needed=scope)
+        return self.user_id
 
 
 ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, None, Grant(own=frozenset(), others=frozenset()))

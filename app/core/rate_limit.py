@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, parse, parse_many
 
 
 class Budget(NamedTuple):
@@ -49,6 +49,14 @@ class MemoryRateLimiter:
 
     def seconds_until(self, resets_at: int) -> int:
         return max(1, math.ceil(resets_at - self._clock()))
+
+
+def is_rate(text: str) -> bool:
+    """Whether the text is one rate, such as `600/minute` or `10 per 5 seconds`."""
+    try:
+        return len(parse_many(text)) == 1
+    except ValueError:
+        return False
 
 
 @cache

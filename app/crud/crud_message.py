@@ -51,7 +51,7 @@ async def page(
     conversation_id: ObjectId,
     *,
     role: MessageRole | None,
-    after: ObjectId | None,
+    after: str | None,
     is_ascending: bool,
     limit: int,
     cursor: str | None,
@@ -81,9 +81,12 @@ async def purge(conversation_id: ObjectId) -> None:
     await DeletedConversation.get_pymongo_collection().delete_one({"_id": conversation_id})
 
 
-async def _seq_of(message_id: ObjectId, conversation_id: ObjectId) -> int:
+async def _seq_of(message_id: str, conversation_id: ObjectId) -> int:
+    """Where a message stands. A malformed id is one that does not exist."""
+    if not ObjectId.is_valid(message_id):
+        raise NotFoundError("There is no such message.")
     rows = await find_batch(
-        "messages", {"_id": message_id, "conversation_id": conversation_id}, fields={"seq": 1}, limit=1
+        "messages", {"_id": ObjectId(message_id), "conversation_id": conversation_id}, fields={"seq": 1}, limit=1
     )
     if not rows:
         raise NotFoundError("There is no such message.")

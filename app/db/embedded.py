@@ -47,9 +47,9 @@ class EmbeddedServerError(RuntimeError):
 def find_mongod(configured: Path | None) -> Path:
     """The server to run: the configured one, else one on PATH, else the wheel's."""
     if configured is not None:
-        if not os.access(configured, os.X_OK):
+        if not (configured.is_file() and os.access(configured, os.X_OK)):
             raise EmbeddedServerError(f"MONGOD_PATH={configured} is not an executable file.")
-        return configured
+        return configured.resolve()
     if on_path := shutil.which("mongod"):
         return Path(on_path)
     if (wheel := find_spec("fiftyone")) and wheel.submodule_search_locations:

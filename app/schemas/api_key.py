@@ -3,10 +3,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 from beanie import PydanticObjectId
-from limits import parse as parse_rate
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from app.core.network import parse_network
+from app.core.rate_limit import is_rate
 from app.core.scopes import SCOPES_OF_NAME
 from app.schemas.base import Description, Name, PatchBody, RequestBody, ResourceRead
 
@@ -33,15 +33,18 @@ def _networks(blocks: Sequence[str]) -> list[str]:
 
 
 def _rate(text: str) -> str:
-    try:
-        parse_rate(text)
-    except ValueError as error:
-        raise ValueError("must be a rate, such as 600/minute") from error
+    if not is_rate(text):
+        raise ValueError("must be a rate, such as 600/minute")
     return text
 
 
 def _in_utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    """To the millisecond, because that is what is stored: what is answered now is what is read later."""
+    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is beyond the calendar") from error
 
 
 _Short = Annotated[str, StringConstraints(max_length=100)]

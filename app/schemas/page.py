@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from beanie import PydanticObjectId
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.scopes import Role
 from app.models.enums import MessageRole, Plan
+from app.schemas.base import Line
 
 
 class PageQuery(BaseModel):
@@ -17,9 +17,7 @@ class PageQuery(BaseModel):
 
 
 class UserQuery(PageQuery):
-    q: Annotated[
-        str | None, Field(max_length=320, description="Beginning of an e-mail address, username or full name")
-    ] = None
+    q: Annotated[Line | None, Field(description="Beginning of an e-mail address, username or full name")] = None
     role: Role | None = None
     is_active: bool | None = None
     plan: Plan | None = None
@@ -37,4 +35,4 @@ class ConversationQuery(PageQuery):
 class MessageQuery(PageQuery):
     order: Literal["asc", "desc"] = "asc"
     role: MessageRole | None = None
-    after: Annotated[PydanticObjectId | None, Field(description="Begin behind this message")] = None
+    after: Annotated[str | None, Field(max_length=100, description="Begin behind the message with this id")] = None

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from app.core.scopes import Role
 from app.models.enums import Plan
-from app.schemas.base import Line, Name, PatchBody, RequestBody, ResourceRead, ResponseBody
+from app.schemas.base import Name, PatchBody, RequestBody, ResourceRead, ResponseBody
 
 
 def _normalised_email(text: str) -> str:
@@ -40,7 +40,7 @@ class UserUpdate(PatchBody):
     username: Username | None = None
     full_name: Name | None = None
     password: Password | None = None
-    current_password: Line | None = None
+    current_password: Password | None = None
     is_active: bool | None = None
     role: Role | None = None
 
@@ -52,13 +52,13 @@ class OwnUserUpdate(PatchBody):
     username: Username | None = None
     full_name: Name | None = None
     password: Password | None = None
-    current_password: Line | None = None
+    current_password: Password | None = None
 
 
 class UserDelete(RequestBody):
     """`current_password` is needed to delete oneself."""
 
-    current_password: Line | None = None
+    current_password: Password | None = None
     reason: Annotated[Name | None, Field(description="Kept with the archived account")] = None
 
 

@@ -45,7 +45,7 @@ async def create(body: ConversationCreate, *, by: Principal) -> ObjectId:
     """Open a conversation. Who opens it owns it; opened by a service, the first participant does."""
     members = [by.user_id] if by.user_id else []
     members += [user_id for user_id in dict.fromkeys(body.participant_ids) if user_id != by.user_id]
-    await _require_users(body.participant_ids)
+    await _require_users({("participant_ids", at): user_id for at, user_id in enumerate(body.participant_ids)})
     conversation = Conversation(
         title=body.title,
         created_by=by.user_id,
@@ -57,11 +57,17 @@ async def create(body: ConversationCreate, *, by: Principal) -> ObjectId:
 
 
 async def read(conversation_id: ObjectId, *, by: Principal) -> Detail:
-    """The conversation with its participants and its latest messages."""
-    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_READ))
+    """The conversation with its participants and its latest messages.
+
+    Who may only write is shown what it has written to, without the messages: `write` does not imply `read`.
+    """
+    may_read = Scope.CONVERSATIONS_READ in by.scopes
+    scope = Scope.CONVERSATIONS_READ if may_read else Scope.CONVERSATIONS_WRITE
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(scope))
     if conversation is None:
         raise _absent()
-    messages = await crud_message.latest(conversation_id, limit=MESSAGES_SHOWN) if conversation["last_seq"] else []
+    has_messages = may_read and conversation["last_seq"] > 0
+    messages = await crud_message.latest(conversation_id, limit=MESSAGES_SHOWN) if has_messages else []
     entries = conversation["participants"]
     people = {entry["user_id"] for entry in entries} | {message["user_id"] for message in messages} - {None}
     cards = await crud_user.cards_of(people)
@@ -121,7 +127,7 @@ async def finish_deletions() -> None:
 @transactional
 async def add_participant(conversation_id: ObjectId, body: ParticipantAdd, *, by: Principal) -> None:
     """Let a user take part. One who does already stays as it is."""
-    await _require_users([body.user_id])
+    await _require_users({("user_id",): body.user_id})
     entry = Participant(user_id=body.user_id, role=body.role, joined_at=utc_now())
     if not await crud_conversation.add_participant(conversation_id, entry, owner_id=_owner(by)):
         await _require_taking_part(conversation_id, body.user_id, by=by)
@@ -146,11 +152,12 @@ async def remove_participant(conversation_id: ObjectId, user_id: ObjectId, *, by
     )
 
 
-async def _require_users(user_ids: list[Any]) -> None:
-    known = await crud_user.existing(user_ids)
+async def _require_users(named: dict[tuple[str | int, ...], Any]) -> None:
+    """Refuse users that do not exist, by the places in the body that name them."""
+    known = await crud_user.existing(set(named.values()))
     errors = [
-        {"loc": ["body", "participant_ids", at], "msg": f"there is no user {user_id}", "type": "unknown_user"}
-        for at, user_id in enumerate(user_ids)
+        {"loc": ["body", *place], "msg": f"there is no user {user_id}", "type": "unknown_user"}
+        for place, user_id in named.items()
         if user_id not in known
     ]
     if errors:
