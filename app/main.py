@@ -8,15 +8,16 @@ from functools import cache
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from app.api.errors import register_error_handlers
 from app.api.middleware import (
     BodyLimitMiddleware,
+    CorsMiddleware,
     RequestContextMiddleware,
     SecurityHeadersMiddleware,
     TrailingSlashMiddleware,
     TrustedHostMiddleware,
+    UnexpectedErrorMiddleware,
 )
 from app.api.openapi import describe
 from app.api.v1.router import all_routes
@@ -71,7 +72,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     if settings.cors_origins:
         stack.append(
             Middleware(
-                CORSMiddleware,
+                CorsMiddleware,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=["*"],
@@ -83,6 +84,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         *stack,
         Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
         Middleware(TrailingSlashMiddleware),
+        Middleware(UnexpectedErrorMiddleware),
     ]
 
 

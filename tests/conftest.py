@@ -15,12 +15,16 @@ from httpx import ASGITransport, AsyncClient
 from pymongo import MongoClient
 
 from app.core.config import Settings
+from app.db import change_feed
 from app.db.embedded import embedded_server
 from app.main import create_app
 
 SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
 # No limit is met by accident; the tests of limits set their own.
 AMPLE = "100000/minute"
+
+# An application that stops waits for the next word of the change feed. Here a thousand of them stop.
+change_feed.WORD_EVERY_MS = 10
 
 Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 

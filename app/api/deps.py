@@ -12,7 +12,6 @@ from app.core.exceptions import (
     AmbiguousCredentialsError,
     InsufficientScopeError,
     InvalidTokenError,
-    RejectedCredentialError,
     UnauthenticatedError,
 )
 from app.core.principal import ANONYMOUS, Principal
@@ -35,7 +34,6 @@ class Needs:
     async def __call__(self, request: Request) -> Principal:
         principal = await _authenticated(request)
         if principal is None:
-            rate_limit.spend_anonymous(request)
             raise UnauthenticatedError
         rate_limit.spend_authenticated(request, principal)
         if self.scope is not None:
@@ -55,14 +53,10 @@ async def _authenticated(request: Request) -> Principal | None:
         return None
     if authorization is not None and api_key is not None:
         raise AmbiguousCredentialsError
-    try:
-        if authorization is not None:
-            principal = await auth_service.authenticate_token(_bearer(authorization))
-        else:
-            principal = await auth_service.authenticate_api_key(api_key or "", ip=current_context().client_ip)
-    except RejectedCredentialError:
-        rate_limit.spend_credentials(request)
-        raise
+    if authorization is not None:
+        principal = await auth_service.authenticate_token(_bearer(authorization))
+    else:
+        principal = await auth_service.authenticate_api_key(api_key or "", ip=current_context().client_ip)
     current_context().log["principal"] = principal.rate_key
     return principal
 
@@ -74,7 +68,7 @@ def _bearer(authorization: str) -> str:
     return token
 
 
-async def _optional_principal(request: Request) -> Principal:
+async def optional_principal(request: Request) -> Principal:
     principal = await _authenticated(request)
     if principal is None:
         rate_limit.spend_anonymous(request)
@@ -91,7 +85,7 @@ async def _spend_credentials(request: Request) -> None:
     rate_limit.spend_credentials(request)
 
 
-async def _key_creator(request: Request) -> Principal:
+async def key_creator(request: Request) -> Principal:
     principal = await Needs(Scope.API_KEYS_WRITE)(request)
     rate_limit.spend_key_creation(request, principal)
     return principal
@@ -100,7 +94,7 @@ async def _key_creator(request: Request) -> Principal:
 _ETAG: Final = re.compile(r'(?:W/)?"(\d{1,15})(?:-[0-9a-f]*)?"')
 
 
-async def _if_match(request: Request) -> frozenset[int] | None:
+async def if_match(request: Request) -> frozenset[int] | None:
     """The versions that `If-Match` names; none when it is absent or `*`. A foreign tag matches no version."""
     header = request.headers.get("if-match")
     if header is None or header.strip() == "*":
@@ -110,18 +104,18 @@ async def _if_match(request: Request) -> frozenset[int] | None:
 
 
 Caller = Annotated[Principal, Depends(Needs())]
-OptionalCaller = Annotated[Principal, Depends(_optional_principal)]
+OptionalCaller = Annotated[Principal, Depends(optional_principal)]
 UsersReader = Annotated[Principal, Depends(Needs(Scope.USERS_READ))]
 UsersLister = Annotated[Principal, Depends(Needs(Scope.USERS_READ, over_others=True))]
 UsersWriter = Annotated[Principal, Depends(Needs(Scope.USERS_WRITE))]
 ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
 ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
-ApiKeyCreator = Annotated[Principal, Depends(_key_creator)]
+ApiKeyCreator = Annotated[Principal, Depends(key_creator)]
 ConversationsReader = Annotated[Principal, Depends(Needs(Scope.CONVERSATIONS_READ))]
 ConversationsWriter = Annotated[Principal, Depends(Needs(Scope.CONVERSATIONS_WRITE))]
 
 ANONYMOUS_RATE: Final = Depends(_spend_anonymous)
 CREDENTIALS_RATE: Final = Depends(_spend_credentials)
 
-IfMatch = Annotated[frozenset[int] | None, Depends(_if_match)]
+IfMatch = Annotated[frozenset[int] | None, Depends(if_match)]
 Id = PydanticObjectId

@@ -1,6 +1,6 @@
 """The one place where an error becomes an HTTP response (RFC 9457)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -15,7 +15,9 @@ from pymongo.errors import (
     WTimeoutError,
 )
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
+from app.api.rate_limit import spend_on_refusal
 from app.core import exceptions
 from app.core.context import current_context
 from app.core.exceptions import AppError
@@ -42,6 +44,8 @@ _CODE_OF_STATUS: Final = {
 _RETRY_AFTER_SECONDS: Final = 2
 _CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 _log = get_logger(__name__)
 
@@ -82,10 +86,23 @@ def render_error(path: str, error: AppError) -> Response:
 
 
 def register_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(AppError, _on_app_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(AppError, _counted(_on_app_error))
+    app.add_exception_handler(RequestValidationError, _counted(_on_invalid_request))
+    app.add_exception_handler(HTTPException, _counted(_on_http_exception))
     app.add_exception_handler(PyMongoError, _on_database_error)
+
+
+def _counted(handler: Handler) -> Handler:
+    """Let a refusal spend its budget, and refuse the request for that when there is none left."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        try:
+            spend_on_refusal(request, error)
+        except AppError as too_many:
+            return await _on_app_error(request, too_many)
+        return await handler(request, error)
+
+    return handle
 
 
 def render_unexpected(path: str, error: Exception) -> Response:
@@ -158,8 +175,20 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         return render_error(request.url.path, exceptions.NotFoundError("There is nothing at this path."))
     code = _CODE_OF_STATUS.get(HTTPStatus(error.status_code), "invalid_request")
     detail = HTTPStatus(error.status_code).description or "The request could not be understood."
-    headers = _CLOSE if code == "payload_too_large" else error.headers
+    headers = error.headers
+    if code == "payload_too_large":
+        headers = _CLOSE
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": ", ".join(sorted(_methods_at(request)))}
     return problem(request.url.path, error.status_code, code=code, detail=detail, headers=headers)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """All methods of a path. The framework names only those of the first route there."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    return {
+        method for route in routes if route.path_regex.match(request.scope["path"]) for method in route.methods or ()
+    }
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:

@@ -8,9 +8,11 @@ from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import render_error, render_unexpected
+from app.api.errors import problem, render_error, render_unexpected
 from app.core.context import RequestContext, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
 from app.core.logging_config import get_logger
@@ -20,12 +22,13 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DOCUMENTATION: Final = ("/docs", "/redoc")
 _QUIET: Final = ("/health",)
 _USER_AGENT_LENGTH: Final = 400
+_OF_THE_BODY: Final = ("content-length", "content-type")
 
 _log = get_logger(__name__)
 
 
 class RequestContextMiddleware:
-    """Gives the request its id and context, its answer the id, the log its line, and the unforeseen an answer."""
+    """Gives the request its id and context, its answer the id, and the log its line."""
 
     def __init__(self, app: ASGIApp, trusted_proxies: tuple[str, ...]) -> None:
         self.app = app
@@ -49,11 +52,6 @@ class RequestContextMiddleware:
 
         try:
             await self.app(scope, receive, send_with_context)
-        except Exception as error:
-            answer = render_unexpected(scope["path"], error)
-            if status:
-                raise  # half an answer is out: let the server cut the connection
-            await answer(scope, receive, send_with_context)
         finally:
             _log_request(scope, context, status, started)
 
@@ -169,6 +167,40 @@ class BodyLimitMiddleware:
             return message
 
         await self.app(scope, receive_counted, send)
+
+
+class UnexpectedErrorMiddleware:
+    """Answers what nobody foresaw with 500, inside of everything that adds headers to an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noting)
+        except Exception as error:
+            if has_started or scope["type"] != "http":
+                raise  # half an answer is out: let the server cut the connection
+            await render_unexpected(scope["path"], error)(scope, receive, send)
+
+
+class CorsMiddleware(CORSMiddleware):
+    """Starlette's, with the refusal of a preflight in the form that all errors have."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == HTTPStatus.OK:
+            return response
+        headers = {name: value for name, value in response.headers.items() if name not in _OF_THE_BODY}
+        detail = "Pages of this origin may not send such a request."
+        return problem("*", HTTPStatus.BAD_REQUEST, code="invalid_request", detail=detail, headers=headers)
 
 
 class TrailingSlashMiddleware:

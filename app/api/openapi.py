@@ -8,7 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from app.api.deps import API_KEY_HEADER, Needs
+from app.api.deps import API_KEY_HEADER, Needs, if_match, key_creator, optional_principal
 from app.core.version import VERSION
 from app.schemas.problem import Problem
 
@@ -22,6 +22,14 @@ _SCHEMES = {
         "flows": {"password": {"tokenUrl": "/api/v1/auth/token", "refreshUrl": "/api/v1/auth/token", "scopes": {}}},
     },
     "apiKey": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER},
+}
+_CREDENTIALS = (Needs, key_creator, optional_principal)
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of the version that the change is meant for",
+    "schema": {"type": "string"},
 }
 _ALWAYS = (400, 413, 429, 500, 503)
 _TITLES = {
@@ -65,15 +73,18 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     for status in sorted(_statuses(route)):
         content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         responses.setdefault(str(status), {"description": _TITLES[status], "content": content})
-    if _needs_credentials(route.dependant):
-        operation["security"] = [{"bearer": []}, {"apiKey": []}]
+    if _asks(route.dependant, _CREDENTIALS):
+        optional: list[dict[str, list[str]]] = [{}] if _asks(route.dependant, (optional_principal,)) else []
+        operation["security"] = [*optional, {"bearer": []}, {"apiKey": []}]
+    if _asks(route.dependant, (if_match,)):
+        operation.setdefault("parameters", []).append(_IF_MATCH)
 
 
 def _statuses(route: APIRoute) -> set[int]:
     """The errors that a route of this shape can answer with."""
     is_write = bool((route.methods or set()) & {"POST", "PUT", "PATCH", "DELETE"})
     statuses = set(_ALWAYS) | ({404} if "{" in route.path_format else set())
-    if _needs_credentials(route.dependant):
+    if _asks(route.dependant, _CREDENTIALS):
         statuses |= {401, 403, 404}
     if is_write:
         statuses |= {401, 403, 409, 412}
@@ -82,8 +93,7 @@ def _statuses(route: APIRoute) -> set[int]:
     return statuses
 
 
-def _needs_credentials(dependant: Dependant) -> bool:
-    return any(
-        isinstance(found.call, Needs) or (found.call is not None and found.call.__name__ == "_key_creator")
-        for found in dependant.dependencies
-    )
+def _asks(dependant: Dependant, wanted: tuple[Any, ...]) -> bool:
+    """Whether an endpoint asks for one of these: functions, or classes whose instances are asked for."""
+    kinds = tuple(kind for kind in wanted if isinstance(kind, type))
+    return any(found.call in wanted or isinstance(found.call, kinds) for found in dependant.dependencies)

@@ -4,7 +4,7 @@ from fastapi import Request
 
 from app.core.config import get_settings
 from app.core.context import current_context
-from app.core.exceptions import RateLimitedError
+from app.core.exceptions import IpNotAllowedError, RateLimitedError, RejectedCredentialError
 from app.core.principal import Principal
 from app.core.rate_limit import Budget, MemoryRateLimiter
 
@@ -15,6 +15,7 @@ def spend_anonymous(request: Request) -> None:
 
 def spend_credentials(request: Request) -> None:
     """For presenting credentials, and for every one that was rejected: guessing costs the guesser its budget."""
+    current_context().has_spent_credentials = True
     _spend(request, get_settings().rate_limit_auth, "credentials", current_context().client_ip or "unknown")
 
 
@@ -25,6 +26,19 @@ def spend_authenticated(request: Request, principal: Principal) -> None:
 
 def spend_key_creation(request: Request, principal: Principal) -> None:
     _spend(request, get_settings().rate_limit_key_create, "key creation", principal.rate_key)
+
+
+def spend_on_refusal(request: Request, error: Exception) -> None:
+    """Count a request that is refused before it has spent anything, so that probing is limited too.
+
+    A rejected credential counts as one, wherever it was rejected. Health probes are exempt.
+    """
+    context = current_context()
+    if isinstance(error, RejectedCredentialError | IpNotAllowedError):
+        if not context.has_spent_credentials:
+            spend_credentials(request)
+    elif not context.headers and not request.url.path.startswith("/health"):
+        spend_anonymous(request)
 
 
 def _spend(request: Request, rate: str, purpose: str, key: str) -> None:

@@ -14,6 +14,12 @@ from pydantic import BaseModel
 _OPTIONS: Final = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
+# For routes that answer with nothing: the framework's own 204 says that its body is JSON.
+NO_CONTENT: Final[dict[str, Any]] = {"status_code": HTTPStatus.NO_CONTENT, "response_class": Response}
+# For the OpenAPI document: what `tagged` answers besides the resource.
+UNCHANGED: Final[dict[int | str, dict[str, Any]]] = {304: {"description": "It is what If-None-Match names"}}
+
+
 class JsonResponse(Response):
     media_type = "application/json"
 

@@ -12,6 +12,7 @@ class RequestContext:
     user_agent: str | None = None
     # What the access log adds to its line, such as the principal.
     log: dict[str, Any] = field(default_factory=dict)
+    has_spent_credentials: bool = False
     # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 

@@ -17,7 +17,7 @@ MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024
 _MIN_SCORE: Final = 3
 _SCORED_LENGTH: Final = 72  # the time of zxcvbn grows with the square of the length
-_MIN_PERSONAL_LENGTH: Final = 4  # an "al@example.com" must not forbid every password with "al" in it
+_MIN_PERSONAL_LENGTH: Final = 3  # an "al@example.com" must not forbid every password with "al" in it
 
 T = TypeVar("T")
 _threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="password")

@@ -81,10 +81,17 @@ class Principal:
         return self.grant.own | self.grant.others
 
     @cached_property
+    def is_superuser(self) -> bool:
+        """Whether a superuser acts in person. No key does, not even a superuser's own."""
+        return self.role is Role.SUPERUSER and self.kind is not PrincipalKind.API_KEY
+
+    @cached_property
     def rank(self) -> int:
         """Rank among roles. A key ranks with the role whose work it may do, and never as a superuser."""
+        if self.is_superuser:
+            return Role.SUPERUSER.rank
         if self.role is not None:
-            return self.role.rank
+            return min(self.role.rank, Role.ADMIN.rank)
         return Role.ADMIN.rank if Scope.ADMIN in self.grant.others else Role.SUPPORT.rank
 
     @cached_property

@@ -23,7 +23,7 @@ _PIPELINE: Final[list[dict[str, Any]]] = [
     },
     {"$project": {"documentKey": 1}},
 ]
-_WORD_EVERY_MS: Final = 100
+WORD_EVERY_MS = 100
 _SILENCE_SECONDS: Final = 1.0  # a silence of this length means that the feed is dead
 _RETRY_SECONDS: Final = 1.0
 
@@ -60,7 +60,7 @@ async def _follow(tried: asyncio.Event) -> None:
             _end_if_cancelled()
             collection = cursor["ns"].partition(".")[2]
             answer = await database.command(
-                {"getMore": cursor["id"], "collection": collection, "maxTimeMS": _WORD_EVERY_MS}, session=session
+                {"getMore": cursor["id"], "collection": collection, "maxTimeMS": WORD_EVERY_MS}, session=session
             )
 
 

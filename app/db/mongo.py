@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -17,24 +16,25 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 
 from app.core.exceptions import DatabaseUnavailableError
-from app.db.schema import DOCUMENT_MODELS, ensure_indexes
+from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
 Raw = dict[str, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A request must be answered within 5 s when the database is gone: one attempt and one retry of the driver.
+# A request must be answered within 5 s when the database is gone or frozen. The worst case is an answer that does not
+# come, a server chosen anew, and a handshake that is not answered.
 _CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
     "appname": "octopus",
     "tz_aware": True,
     "retryWrites": True,
-    "serverSelectionTimeoutMS": 2000,
-    "connectTimeoutMS": 2000,
-    "socketTimeoutMS": 2000,
-    "waitQueueTimeoutMS": 2000,
+    "serverSelectionTimeoutMS": 1500,
+    "connectTimeoutMS": 1500,
+    "socketTimeoutMS": 1500,
+    "waitQueueTimeoutMS": 1500,
 }
 _DURABLE: Final = WriteConcern("majority", j=True)
-_TRANSACTION_SECONDS: Final = 4.0
+_TRANSACTION_SECONDS: Final = 2.5
 _FIRST_BACKOFF_SECONDS: Final = 0.005
 _LONGEST_BACKOFF_SECONDS: Final = 0.5
 # The hot paths render every time as UTC, so the driver need not attach a zone to each.
@@ -58,7 +58,10 @@ async def connected(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
         # session is bound, and the server refuses that. Its own default is the majority, journaled.
         _database = client.get_default_database("octopus", write_concern=WriteConcern())
         await init_beanie(_database, document_models=DOCUMENT_MODELS, skip_indexes=True)
-        await ensure_indexes(_database)
+        if not await has_indexes(_database):
+            # Building them may take longer than a request may wait.
+            async with AsyncMongoClient[Raw](url, tz_aware=True) as patient:
+                await ensure_indexes(patient.get_default_database("octopus"))
         yield _database
     finally:
         _database = None
@@ -106,32 +109,21 @@ def transactional(work: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any,
     """Make every write of the function stand or fall together; run the whole function again on a conflict.
 
     The session is bound to the task, so nothing passes it around. Keep hashing and other slow work outside.
-    As the driver's `with_transaction`, with two differences: it gives up after 4 s, not 120, because a client
-    is waiting, and then raises `DatabaseUnavailableError`; and it needs no per-operation timeout for that.
+    As the driver's `with_transaction`, but it gives up after 2.5 s, not 120, because a client is waiting, and then
+    raises `DatabaseUnavailableError`.
     """
 
     @wraps(work)
     async def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if _waiting.get() is not None:
             raise RuntimeError("A transaction is already open.")
-        give_up_at = time.monotonic() + _TRANSACTION_SECONDS
         callbacks: list[Callable[[], None]] = []
         mark = _waiting.set(callbacks)
         try:
-            async with get_database().client.start_session() as session, session.bind(end_session=False):
-                backoff = _FIRST_BACKOFF_SECONDS
-                while True:
-                    callbacks.clear()
-                    try:
-                        result = await _attempt(session, give_up_at, work, *args, **kwargs)
-                        break
-                    except PyMongoError as error:
-                        if not error.has_error_label("TransientTransactionError"):
-                            raise
-                        if time.monotonic() + backoff > give_up_at:
-                            raise DatabaseUnavailableError from error
-                    await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
-                    backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+            async with asyncio.timeout(_TRANSACTION_SECONDS):
+                result = await _until_committed(callbacks, work, *args, **kwargs)
+        except TimeoutError as error:
+            raise DatabaseUnavailableError from error
         finally:
             _waiting.reset(mark)
         for callback in callbacks:
@@ -150,12 +142,24 @@ def after_commit(callback: Callable[[], None]) -> None:
         waiting.append(callback)
 
 
+async def _until_committed(
+    callbacks: list[Callable[[], None]], work: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    async with get_database().client.start_session() as session, session.bind(end_session=False):
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            callbacks.clear()
+            try:
+                return await _attempt(session, work, *args, **kwargs)
+            except PyMongoError as error:
+                if not error.has_error_label("TransientTransactionError"):
+                    raise
+            await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
+            backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+
+
 async def _attempt(
-    session: AsyncClientSession,
-    give_up_at: float,
-    work: Callable[P, Awaitable[R]],
-    *args: P.args,
-    **kwargs: P.kwargs,
+    session: AsyncClientSession, work: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     async with await session.start_transaction(write_concern=_DURABLE):
         result = await work(*args, **kwargs)
@@ -163,7 +167,7 @@ async def _attempt(
             try:
                 await session.commit_transaction()
             except PyMongoError as error:
-                if not error.has_error_label("UnknownTransactionCommitResult") or time.monotonic() > give_up_at:
+                if not error.has_error_label("UnknownTransactionCommitResult"):
                     raise
             else:
                 return result

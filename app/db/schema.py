@@ -35,30 +35,30 @@ _LEASE: Final = timedelta(seconds=60)
 _POLL_SECONDS: Final = 0.05
 
 
+async def has_indexes(database: AsyncDatabase[dict[str, Any]]) -> bool:
+    """Whether this version of the indexes was made."""
+    state = await database["installation"].find_one({"_id": "indexes"})
+    return state is not None and state.get("fingerprint") == _fingerprint()
+
+
 async def ensure_indexes(database: AsyncDatabase[dict[str, Any]]) -> bool:
     """Make the indexes unless this version of them is there already. True when this call made them.
 
     One process works under a lease; others wait until it is done, or until its lease has run out.
     """
-    fingerprint = _fingerprint()
-    installation = database["installation"]
-    while True:
-        state = await installation.find_one({"_id": "indexes"}) or {}
-        if state.get("fingerprint") == fingerprint:
+    holder = ObjectId()
+    while not await _acquire(database, holder):
+        if await has_indexes(database):
             return False
-        holder = ObjectId()
-        if await _acquire(database, holder):
-            break
         await asyncio.sleep(_POLL_SECONDS)
+    if await has_indexes(database):
+        await _release(database, holder)
+        return False
     for model in DOCUMENT_MODELS:
-        # Named even when it has no index of its own: a collection must exist before a transaction writes to it.
         indexes = [index.document for index in _indexes(model)]
         if indexes:
             await database.command({"createIndexes": _collection(model), "indexes": indexes})
-    await installation.update_one(
-        {"_id": "indexes", "holder": holder},
-        {"$set": {"fingerprint": fingerprint, "at": utc_now()}, "$unset": {"holder": "", "until": ""}},
-    )
+    await _release(database, holder)
     return True
 
 
@@ -72,6 +72,13 @@ async def _acquire(database: AsyncDatabase[dict[str, Any]], holder: ObjectId) ->
     except DuplicateKeyError:  # it exists and is held
         return False
     return True
+
+
+async def _release(database: AsyncDatabase[dict[str, Any]], holder: ObjectId) -> None:
+    await database["installation"].update_one(
+        {"_id": "indexes", "holder": holder},
+        {"$set": {"fingerprint": _fingerprint(), "at": utc_now()}, "$unset": {"holder": "", "until": ""}},
+    )
 
 
 def _fingerprint() -> str:

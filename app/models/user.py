@@ -39,7 +39,7 @@ class User(BaseDocument):
                 [("username_key", ASCENDING)],
                 name="username_unique",
                 unique=True,
-                partialFilterExpression={"username_key": {"$type": "string"}},
+                partialFilterExpression={"username_key": {"$gt": ""}},  # any text; provable, so that look-ups use it,
             ),
             IndexModel([("full_name_key", ASCENDING)], name="full_name"),
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),

@@ -24,6 +24,7 @@ def _many_lines(text: str) -> str:
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_one_line)]
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), AfterValidator(_many_lines)]
 Content = Annotated[str, StringConstraints(min_length=1, max_length=32_000), AfterValidator(_many_lines)]
+SearchText = Annotated[str, StringConstraints(max_length=320), AfterValidator(_one_line)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_one_line)]
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.scopes import Role
 from app.models.enums import MessageRole, Plan
-from app.schemas.base import Line
+from app.schemas.base import SearchText
 
 
 class PageQuery(BaseModel):
@@ -17,7 +17,7 @@ class PageQuery(BaseModel):
 
 
 class UserQuery(PageQuery):
-    q: Annotated[Line | None, Field(description="Beginning of an e-mail address, username or full name")] = None
+    q: Annotated[SearchText | None, Field(description="Beginning of an e-mail address, username or full name")] = None
     role: Role | None = None
     is_active: bool | None = None
     plan: Plan | None = None

@@ -177,12 +177,12 @@ def _require_reach(user: User, *, by: Principal) -> None:
     """Refuse to act on somebody else's account without the right to, or when its rank is not below the caller's."""
     if not by.reaches_all(Scope.USERS_WRITE):
         raise ForbiddenError("This is another user's account.")
-    if by.role is not Role.SUPERUSER and user.role.rank >= by.rank:
+    if not by.is_superuser and user.role.rank >= by.rank:
         raise ForbiddenError(f"Only a superuser changes or deletes an account with the role {user.role}.")
 
 
 def _require_right_to_assign(role: Role, user: User, *, by: Principal) -> None:
-    if by.role is not Role.SUPERUSER and max(role.rank, user.role.rank) >= Role.ADMIN.rank:
+    if not by.is_superuser and max(role.rank, user.role.rank) >= Role.ADMIN.rank:
         raise ForbiddenError("Only a superuser makes or demotes administrators and superusers.")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from app.api.deps import ApiKeyCreator, ApiKeysReader, ApiKeysWriter, Id
-from app.api.responses import listed
+from app.api.responses import NO_CONTENT, listed
 from app.core.scopes import Scope
 from app.crud import crud_api_key
 from app.models.api_key import ApiKey
@@ -46,7 +46,7 @@ async def update_api_key(api_key_id: Id, body: ApiKeyUpdate, writer: ApiKeysWrit
     return await api_key_service.update(api_key_id, body, by=writer)
 
 
-@router.delete("/{api_key_id}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{api_key_id}", **NO_CONTENT)
 async def delete_api_key(api_key_id: Id, writer: ApiKeysWriter) -> None:
     """Remove a key for good."""
     await api_key_service.delete(api_key_id, by=writer)

@@ -4,6 +4,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form
 
 from app.api.deps import CREDENTIALS_RATE, Caller, OptionalCaller
+from app.api.responses import NO_CONTENT
 from app.core.principal import PrincipalKind
 from app.models.user import User
 from app.schemas.auth import Login, PrincipalRead, RefreshRequest, TokenForm, TokenPair
@@ -43,13 +44,13 @@ async def refresh(body: RefreshRequest) -> SignedIn:
     return await session_service.refresh(body.refresh_token)
 
 
-@router.post("/logout", status_code=HTTPStatus.NO_CONTENT)
+@router.post("/logout", **NO_CONTENT)
 async def log_out(caller: Caller) -> None:
     """End this session. Its tokens stop working at once."""
     await session_service.log_out(by=caller)
 
 
-@router.post("/logout-all", status_code=HTTPStatus.NO_CONTENT)
+@router.post("/logout-all", **NO_CONTENT)
 async def log_out_everywhere(caller: Caller) -> None:
     """End all sessions of the user, this one included."""
     await session_service.log_out_everywhere(by=caller)

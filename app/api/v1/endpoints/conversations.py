@@ -5,7 +5,7 @@ from beanie import PydanticObjectId
 from fastapi import APIRouter, Query, Request, Response
 
 from app.api.deps import ConversationsReader, ConversationsWriter, Id, IfMatch
-from app.api.responses import listed, tagged
+from app.api.responses import NO_CONTENT, UNCHANGED, listed, tagged
 from app.core.principal import Principal
 from app.core.scopes import Scope
 from app.crud import crud_conversation
@@ -28,7 +28,7 @@ async def _shown(request: Request, conversation_id: Id, by: Principal, status: H
     return tagged(request, content, version=version, status=status)
 
 
-@router.get("/{conversation_id}", response_model=ConversationRead)
+@router.get("/{conversation_id}", response_model=ConversationRead, responses=UNCHANGED)
 async def get_conversation(request: Request, conversation_id: Id, reader: ConversationsReader) -> Response:
     """A conversation with its participants and its latest messages."""
     return await _shown(request, conversation_id, reader)
@@ -86,7 +86,7 @@ async def update_conversation(
     return await _shown(request, conversation_id, writer)
 
 
-@router.delete("/{conversation_id}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{conversation_id}", **NO_CONTENT)
 async def delete_conversation(conversation_id: Id, writer: ConversationsWriter, versions: IfMatch) -> None:
     """Delete a conversation with all its messages. For owners."""
     await conversation_service.delete(conversation_id, versions=versions, by=writer)
@@ -101,7 +101,11 @@ async def add_participant(
     return await _shown(request, conversation_id, writer, HTTPStatus.CREATED)
 
 
-@router.delete("/{conversation_id}/participants/{user_id}", response_model=ConversationRead)
+@router.delete(
+    "/{conversation_id}/participants/{user_id}",
+    response_model=ConversationRead,
+    responses={204: {"description": "You have left: there is nothing more to see"}},
+)
 async def remove_participant(
     request: Request, conversation_id: Id, user_id: Id, writer: ConversationsWriter
 ) -> Response:

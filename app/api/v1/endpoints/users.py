@@ -12,7 +12,7 @@ from app.api.deps import (
     UsersReader,
     UsersWriter,
 )
-from app.api.responses import listed, tagged
+from app.api.responses import NO_CONTENT, UNCHANGED, listed, tagged
 from app.core.normalise import name_key
 from app.crud import crud_user
 from app.models.user import User
@@ -23,7 +23,7 @@ from app.services import user_service
 router = APIRouter(prefix="/api/v1/users", tags=["users"])
 
 
-@router.get("/me", response_model=UserRead)
+@router.get("/me", response_model=UserRead, responses=UNCHANGED)
 async def get_own_profile(request: Request, me: UsersReader) -> Response:
     """Your own profile."""
     user = await crud_user.require(me.account_id)
@@ -38,7 +38,7 @@ async def update_own_profile(request: Request, body: OwnUserUpdate, me: UsersWri
     return tagged(request, UserRead.model_validate(user), version=user.version)
 
 
-@router.delete("/me", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/me", **NO_CONTENT)
 async def delete_own_account(body: UserDelete, me: UsersWriter, versions: IfMatch) -> None:
     """Delete your own account. It needs `current_password`."""
     await user_service.delete(
@@ -52,7 +52,7 @@ async def get_user_by_username(username: str) -> User:
     return await crud_user.require_by_username_key(name_key(username))
 
 
-@router.get("/{user_id}", response_model=UserRead)
+@router.get("/{user_id}", response_model=UserRead, responses=UNCHANGED)
 async def get_user(request: Request, user_id: Id, reader: UsersReader) -> Response:
     """A user's full profile."""
     user = await user_service.view(user_id, by=reader)
@@ -69,7 +69,7 @@ async def update_user(
     return tagged(request, UserRead.model_validate(user), version=user.version)
 
 
-@router.delete("/{user_id}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete("/{user_id}", **NO_CONTENT)
 async def delete_user(user_id: Id, writer: UsersWriter, versions: IfMatch, body: UserDelete | None = None) -> None:
     """Delete a user. The account can be restored for some time; its names are free at once."""
     body = body or UserDelete()

@@ -1,0 +1,409 @@
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import AsyncClient, Response
+
+from app.core.config import Settings
+from app.core.rate_limit import MemoryRateLimiter
+from app.core.scopes import Role
+from app.main import create_app
+from tests.api.test_errors import assert_problem
+from tests.conftest import SECRET, client_of, running
+from tests.factories import PASSWORD, make_api_key, make_conversation, make_signed_in, sign_in
+
+LOGIN = {"email": "nobody@example.com", "password": "wrong-Password-1"}
+WINDOW_STARTS = 1_800_000_000
+
+
+class Clock:
+    """Ten seconds into a minute, until somebody turns it."""
+
+    now = WINDOW_STARTS + 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Limited:
+    """The application whose limits go by that clock."""
+
+    app: FastAPI
+    clock: Clock
+
+    def client(self, address: str = "192.0.2.1") -> AsyncClient:
+        return client_of(self.app, address)
+
+
+Limit = Callable[..., AbstractAsyncContextManager[Limited]]
+
+
+@pytest.fixture
+def limit(make_settings: Callable[..., Settings]) -> Limit:
+    """Serve with limits of the test's own.
+
+    `async with limit(rate_limit_auth="3/minute") as limited: ...`
+    """
+
+    @asynccontextmanager
+    async def start(**overrides: Any) -> AsyncIterator[Limited]:
+        app, clock = create_app(make_settings(**overrides)), Clock()
+        app.state.rate_limiter = MemoryRateLimiter(clock)
+        async with running(app):
+            yield Limited(app, clock)
+
+    return start
+
+
+def statuses(responses: list[Response]) -> list[int]:
+    return [response.status_code for response in responses]
+
+
+class TestDefaults:
+    async def test_are_those_of_the_contract(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for purpose in ("ANONYMOUS", "AUTH", "KEY_CREATE", "AUTHENTICATED"):
+            monkeypatch.delenv(f"RATE_LIMIT_{purpose}", raising=False)
+        settings = Settings(
+            _env_file=None, environment="test", database_url=database_url, secret_key=SECRET, bcrypt_rounds=4
+        )
+        app = create_app(settings)
+        async with running(app), client_of(app) as client:
+            ada = await make_signed_in()
+            body = {"name": "ci", "scopes": ["read"]}
+
+            anonymous = await client.get("/")
+            login = await client.post("/api/v1/auth/login", json=LOGIN)
+            authenticated = await client.get("/api/v1/auth/me", headers=ada.headers)
+            created = await client.post("/api/v1/api-keys", headers=ada.headers, json=body)
+
+        shown = [answer.headers["x-ratelimit-limit"] for answer in (anonymous, login, authenticated, created)]
+        assert shown == ["100", "10", "1000", "5"]
+
+
+class TestRefusal:
+    async def test_says_when_to_come_back(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="1/minute") as limited, limited.client() as client:
+            await client.get("/")
+            response = await client.get("/")
+
+        assert_problem(response, 429, "rate_limited")
+        assert response.headers["retry-after"] == "50"
+        assert response.headers["x-ratelimit-limit"] == "1"
+        assert response.headers["x-ratelimit-remaining"] == "0"
+        assert response.headers["x-ratelimit-reset"] == str(WINDOW_STARTS + 60)
+
+    async def test_ends_with_the_window(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="1/minute") as limited, limited.client() as client:
+            first, refused = await client.get("/"), await client.get("/")
+            limited.clock.now = WINDOW_STARTS + 59.9
+            still_refused = await client.get("/")
+            limited.clock.now = WINDOW_STARTS + 60
+            freed, refused_again = await client.get("/"), await client.get("/")
+
+        assert statuses([first, refused, still_refused, freed, refused_again]) == [200, 429, 429, 200, 429]
+        assert still_refused.headers["retry-after"] == "1"
+        assert freed.headers["x-ratelimit-reset"] == str(WINDOW_STARTS + 120)
+
+
+class TestAnonymous:
+    async def test_are_counted_by_address(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="2/minute") as limited:
+            one, other = limited.client("192.0.2.1"), limited.client("2001:db8::1")
+            of_one = [await one.get("/") for _ in range(3)]
+            of_other = [await other.get("/") for _ in range(3)]
+
+        assert statuses(of_one) == statuses(of_other) == [200, 200, 429]
+
+    async def test_have_one_budget_for_everything(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="2/minute") as limited, limited.client() as client:
+            responses = [
+                await client.get("/"),
+                await client.get("/api/v1/users/username/nobody"),
+                await client.get("/api/v1/conversations"),
+            ]
+
+        assert statuses(responses) == [200, 404, 429]
+
+    async def test_are_also_those_who_register(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="1/minute") as limited, limited.client() as client:
+            responses = [
+                await client.post("/api/v1/users", json={"email": f"{name}@example.com", "password": PASSWORD})
+                for name in ("ada", "bob")
+            ]
+
+        assert statuses(responses) == [201, 429]
+
+    async def test_are_seen_at_one_address_in_both_notations(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="1/minute") as limited:
+            first = await limited.client("192.0.2.1").get("/")
+            second = await limited.client("::ffff:192.0.2.1").get("/")
+
+        assert statuses([first, second]) == [200, 429]
+
+
+class TestPresentedCredentials:
+    @pytest.mark.parametrize(
+        ("path", "body", "refused_as"),
+        [
+            ("/auth/login", {"json": LOGIN}, 401),
+            ("/auth/token", {"data": {"grant_type": "password", "username": "nobody", "password": "wrong"}}, 401),
+            ("/auth/refresh", {"json": {"refresh_token": "nonsense"}}, 401),
+            ("/auth/login", {"json": {}}, 422),
+        ],
+    )
+    async def test_are_refused_after_as_many_as_allowed(
+        self, limit: Limit, path: str, body: dict[str, Any], refused_as: int
+    ) -> None:
+        async with limit(rate_limit_auth="3/minute") as limited, limited.client() as client:
+            responses = [await client.post(f"/api/v1{path}", **body) for _ in range(4)]
+
+        assert statuses(responses) == [refused_as] * 3 + [429]
+
+    async def test_are_refused_even_when_they_are_right(self, limit: Limit) -> None:
+        async with limit(rate_limit_auth="1/minute") as limited, limited.client() as client:
+            ada = await make_signed_in()
+            account = {"email": ada.document.email, "password": ada.password}
+
+            responses = [await client.post("/api/v1/auth/login", json=account) for _ in range(2)]
+
+        assert statuses(responses) == [200, 429]
+
+    async def test_share_one_budget_by_address(self, limit: Limit) -> None:
+        async with limit(rate_limit_auth="3/minute") as limited:
+            client, other = limited.client("192.0.2.1"), limited.client("192.0.2.2")
+            responses = [
+                await client.post("/api/v1/auth/login", json=LOGIN),
+                await client.post("/api/v1/auth/refresh", json={"refresh_token": "nonsense"}),
+                await client.get("/api/v1/auth/me", headers={"Authorization": "Bearer nonsense"}),
+                await client.get("/api/v1/auth/me", headers={"Octopus-API-Key": "nonsense"}),
+            ]
+            elsewhere = await other.post("/api/v1/auth/login", json=LOGIN)
+
+        assert statuses(responses) == [401, 401, 401, 429]
+        assert elsewhere.status_code == 401
+
+    async def test_are_counted_when_they_are_a_bootstrap_token(self, limit: Limit) -> None:
+        async with limit(rate_limit_auth="2/minute", bootstrap_token="of-the-operator") as limited:
+            client = limited.client()
+            responses = [await client.post("/bootstrap", headers={"X-Bootstrap-Token": "guess"}) for _ in range(3)]
+
+        assert statuses(responses) == [401, 401, 429]
+
+
+class TestRejectedCredentials:
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Authorization": "Bearer nonsense"},
+            {"Authorization": "Basic YWRhOng="},
+            {"Octopus-API-Key": "nonsense"},
+            {"Octopus-API-Key": "octopus_AAAAAAAA_" + "A" * 38},
+        ],
+        ids=["token", "scheme", "key", "likely key"],
+    )
+    async def test_turn_into_a_refusal(self, limit: Limit, headers: dict[str, str]) -> None:
+        async with limit(rate_limit_auth="2/minute") as limited, limited.client() as client:
+            responses = [await client.get("/api/v1/conversations", headers=headers) for _ in range(3)]
+
+        assert statuses(responses) == [401, 401, 429]
+        assert_problem(responses[2], 429, "rate_limited")
+
+    async def test_leave_good_ones_of_the_same_address_alone(self, limit: Limit) -> None:
+        async with limit(rate_limit_auth="1/minute") as limited, limited.client() as client:
+            ada = await make_signed_in()
+            for _ in range(3):
+                await client.get("/api/v1/auth/me", headers={"Octopus-API-Key": "nonsense"})
+
+            response = await client.get("/api/v1/auth/me", headers=ada.headers)
+
+        assert response.status_code == 200
+
+    @pytest.mark.parametrize("kind", ["ended session", "expired key", "inactive key", "foreign address"])
+    async def test_are_counted_when_they_were_good_once(self, limit: Limit, kind: str) -> None:
+        async with limit(rate_limit_auth="2/minute", rate_limit_authenticated="2/minute") as limited:
+            client, headers = limited.client(), await _spent_credential(kind)
+
+            responses = [await client.get("/api/v1/auth/me", headers=headers) for _ in range(3)]
+
+        assert [status in {401, 403} for status in statuses(responses)] == [True, True, False]
+        assert_problem(responses[2], 429, "rate_limited")
+
+
+async def _spent_credential(kind: str) -> dict[str, str]:
+    if kind == "ended session":
+        ada = await make_signed_in()
+        await ada.session.delete()
+        return ada.headers
+    if kind == "expired key":
+        ada = await make_signed_in()
+        return (await make_api_key("read", expires_at=ada.document.created_at)).headers
+    if kind == "inactive key":
+        return (await make_api_key("read", is_active=False)).headers
+    return (await make_api_key("read", allowed_ips=["198.51.100.0/24"])).headers
+
+
+class TestEveryRequest:
+    @pytest.mark.parametrize("kind", ["broken json", "wrong type", "both credentials", "unknown path", "wrong method"])
+    async def test_is_counted_however_it_is_refused(self, limit: Limit, kind: str) -> None:
+        async with limit(rate_limit_anonymous="2/minute", rate_limit_auth="2/minute") as limited:
+            client = limited.client()
+
+            responses = [await _refused(client, kind) for _ in range(3)]
+
+        assert responses[0].status_code != 429
+        assert_problem(responses[2], 429, "rate_limited")
+
+
+async def _refused(client: AsyncClient, kind: str) -> Response:
+    if kind == "broken json":
+        return await client.post("/api/v1/auth/login", content="{", headers={"Content-Type": "application/json"})
+    if kind == "wrong type":
+        return await client.post("/api/v1/auth/login", content="{}", headers={"Content-Type": "text/plain"})
+    if kind == "both credentials":
+        return await client.get("/api/v1/auth/me", headers={"Authorization": "Bearer x", "Octopus-API-Key": "x"})
+    if kind == "unknown path":
+        return await client.get("/wp-login.php")
+    return await client.put("/api/v1/auth/login")
+
+
+class TestKeyCreation:
+    async def test_is_counted_by_principal(self, limit: Limit) -> None:
+        async with limit(rate_limit_key_create="2/minute") as limited, limited.client() as client:
+            ada, bob = await make_signed_in(), await make_signed_in()
+            body = {"name": "ci", "scopes": ["read"]}
+
+            of_ada = [await client.post("/api/v1/api-keys", headers=ada.headers, json=body) for _ in range(3)]
+            of_bob = await client.post("/api/v1/api-keys", headers=bob.headers, json=body)
+            kept = await client.get("/api/v1/api-keys", headers=ada.headers)
+
+        assert statuses(of_ada) == [201, 201, 429]
+        assert of_bob.status_code == 201
+        assert len(kept.json()) == 2
+
+    async def test_leaves_other_requests_alone(self, limit: Limit) -> None:
+        async with limit(rate_limit_key_create="1/minute") as limited, limited.client() as client:
+            ada = await make_signed_in()
+            for _ in range(3):
+                await client.post("/api/v1/api-keys", headers=ada.headers, json={"name": "ci", "scopes": ["read"]})
+
+            response = await client.get("/api/v1/api-keys", headers=ada.headers)
+
+        assert response.status_code == 200
+
+
+class TestAuthenticated:
+    async def test_are_counted_by_principal_at_one_address(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited, limited.client() as client:
+            ada, bob = await make_signed_in(), await make_signed_in()
+
+            of_ada = [await client.get("/api/v1/auth/me", headers=ada.headers) for _ in range(3)]
+            of_bob = [await client.get("/api/v1/auth/me", headers=bob.headers) for _ in range(3)]
+
+        assert statuses(of_ada) == statuses(of_bob) == [200, 200, 429]
+
+    async def test_are_counted_together_at_all_addresses_and_in_all_sessions(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited:
+            ada = await make_signed_in()
+            again = await sign_in(ada)
+
+            responses = [
+                await limited.client("192.0.2.1").get("/api/v1/auth/me", headers=ada.headers),
+                await limited.client("192.0.2.2").get("/api/v1/auth/me", headers=ada.headers),
+                await limited.client("192.0.2.3").get("/api/v1/auth/me", headers=again.headers),
+            ]
+
+        assert statuses(responses) == [200, 200, 429]
+
+    async def test_do_not_spend_the_anonymous_budget(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="1/minute") as limited, limited.client() as client:
+            ada = await make_signed_in()
+
+            responses = [await client.get("/api/v1/auth/me", headers=ada.headers) for _ in range(3)]
+            anonymous = await client.get("/")
+
+        assert statuses([*responses, anonymous]) == [200] * 4
+
+    async def test_by_a_key_have_a_budget_of_their_own(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="1/minute") as limited, limited.client() as client:
+            ada = await make_signed_in()
+            key = await make_api_key("read", owner=ada)
+
+            responses = [
+                await client.get("/api/v1/auth/me", headers=ada.headers),
+                await client.get("/api/v1/auth/me", headers=key.headers),
+                await client.get("/api/v1/auth/me", headers=key.headers),
+            ]
+
+        assert statuses(responses) == [200, 200, 429]
+
+    @pytest.mark.parametrize(("own", "allowed"), [("1/minute", 1), ("4/minute", 4), ("3/hour", 3)])
+    async def test_by_a_key_follow_its_own_rate(self, limit: Limit, own: str, allowed: int) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited, limited.client() as client:
+            key = await make_api_key("read", rate_limit=own)
+
+            responses = [await client.get("/api/v1/auth/me", headers=key.headers) for _ in range(allowed + 1)]
+
+        assert statuses(responses) == [200] * allowed + [429]
+        assert responses[0].headers["x-ratelimit-limit"] == str(allowed)
+
+
+class TestHeaders:
+    async def test_are_on_every_answer(self, limit: Limit) -> None:
+        async with limit() as limited, limited.client() as client:
+            ada, bob = await make_signed_in(), await make_signed_in()
+            theirs = await make_conversation(bob)
+            answers = {
+                200: await client.get("/api/v1/auth/me", headers=ada.headers),
+                201: await client.post("/api/v1/conversations", headers=ada.headers, json={}),
+                204: await client.post("/api/v1/auth/logout-all", headers=bob.headers),
+                401: await client.get("/api/v1/auth/me"),
+                403: await client.get("/api/v1/users", headers=ada.headers),
+                404: await client.get(f"/api/v1/conversations/{theirs.id}", headers=ada.headers),
+                422: await client.post("/api/v1/conversations", headers=ada.headers, json={"a": 1}),
+            }
+
+        assert [answer.status_code for answer in answers.values()] == list(answers)
+        for answer in answers.values():
+            assert int(answer.headers["x-ratelimit-remaining"]) < int(answer.headers["x-ratelimit-limit"])
+            assert answer.headers["x-ratelimit-reset"] == str(WINDOW_STARTS + 60)
+
+    async def test_count_down(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="3/minute") as limited, limited.client() as client:
+            admin = await make_signed_in(role=Role.ADMIN)
+
+            responses = [await client.get("/api/v1/users", headers=admin.headers) for _ in range(4)]
+
+        assert [response.headers["x-ratelimit-remaining"] for response in responses] == ["2", "1", "0", "0"]
+        assert [response.headers.get_list("x-ratelimit-limit") for response in responses] == [["3"]] * 4
+
+
+class TestForwardedAddress:
+    @pytest.mark.parametrize("trusted", [(), ("198.51.100.0/24",)])
+    async def test_changes_nothing_when_the_peer_is_not_trusted(self, limit: Limit, trusted: tuple[str, ...]) -> None:
+        async with limit(rate_limit_anonymous="2/minute", trusted_proxies=trusted) as limited:
+            client = limited.client("192.0.2.1")
+            responses = [
+                await client.get("/", headers={"X-Forwarded-For": f"203.0.113.{number}"}) for number in range(3)
+            ]
+
+        assert statuses(responses) == [200, 200, 429]
+
+    async def test_is_the_last_hop_that_no_trusted_proxy_wrote(self, limit: Limit) -> None:
+        chains = ["203.0.113.7", "8.8.8.8, 203.0.113.7", "9.9.9.9, 203.0.113.7, 198.51.100.9", "203.0.113.8"]
+        async with limit(rate_limit_anonymous="2/minute", trusted_proxies=("198.51.100.0/24",)) as limited:
+            client = limited.client("198.51.100.1")
+            responses = [await client.get("/", headers={"X-Forwarded-For": chain}) for chain in chains]
+
+        assert statuses(responses) == [200, 200, 429, 200]
+
+    async def test_counts_over_several_headers(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="1/minute", trusted_proxies=("198.51.100.1",)) as limited:
+            client = limited.client("198.51.100.1")
+            first = await client.get("/", headers=[("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "203.0.113.7")])
+            second = await client.get("/", headers={"X-Forwarded-For": "203.0.113.7"})
+
+        assert statuses([first, second]) == [200, 429]

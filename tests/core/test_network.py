@@ -1,0 +1,134 @@
+import pytest
+
+from app.core.network import client_address, is_in, parse_address, parse_network
+
+PROXIES = ["10.0.0.0/8", "fd00::/8"]
+
+
+class TestParseAddress:
+    @pytest.mark.parametrize(
+        ("text", "address"),
+        [
+            ("203.0.113.9", "203.0.113.9"),
+            (" 203.0.113.9 ", "203.0.113.9"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+            ("::FFFF:CB00:7109", "203.0.113.9"),
+            ("2001:DB8:0:0::1", "2001:db8::1"),
+        ],
+    )
+    def test_gives_each_address_one_form(self, text: str, address: str) -> None:
+        assert str(parse_address(text)) == address
+
+    @pytest.mark.parametrize("text", ["", "localhost", "1.2.3", "1.2.3.4:80", "1.2.3.4/32", "[::1]", "٣.1.1.1", "\0"])
+    def test_is_nothing_for_anything_else(self, text: str) -> None:
+        assert parse_address(text) is None
+
+
+class TestParseNetwork:
+    @pytest.mark.parametrize(
+        ("text", "network"),
+        [
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+            ("2001:db8::1", "2001:db8::1/128"),
+        ],
+    )
+    def test_gives_each_block_one_form(self, text: str, network: str) -> None:
+        assert str(parse_network(text)) == network
+
+    @pytest.mark.parametrize("text", ["", "office", "10.0.0.0/33", "10.0.0", "*", "10.0.0.1-10.0.0.9"])
+    def test_refuses_anything_else(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r".+"):
+            parse_network(text)
+
+
+class TestIsIn:
+    @pytest.mark.parametrize(
+        ("address", "blocks"),
+        [
+            ("10.1.2.3", ["192.0.2.1", "10.0.0.0/8"]),
+            ("10.0.0.0", ["10.0.0.0/8"]),
+            ("10.255.255.255", ["10.0.0.0/8"]),
+            ("::ffff:10.1.2.3", ["10.0.0.0/8"]),
+            ("10.1.2.3", ["::ffff:10.0.0.0/104"]),
+            ("10.1.2.3", ["::ffff:10.1.2.3"]),
+            ("2001:db8::7", ["2001:db8::/32"]),
+            ("2001:0DB8::7", ["2001:db8::7"]),
+        ],
+    )
+    def test_is_true_inside(self, address: str, blocks: list[str]) -> None:
+        assert is_in(address, blocks)
+
+    @pytest.mark.parametrize(
+        ("address", "blocks"),
+        [
+            ("10.1.2.3", []),
+            ("11.0.0.0", ["10.0.0.0/8"]),
+            ("9.255.255.255", ["10.0.0.0/8"]),
+            ("10.1.2.4", ["10.1.2.3"]),
+            ("10.1.2.3", ["::/0"]),
+            ("2001:db8::7", ["0.0.0.0/0"]),
+            ("::a01:203", ["10.0.0.0/8"]),
+            (None, ["0.0.0.0/0", "::/0"]),
+            ("", ["0.0.0.0/0", "::/0"]),
+            ("testclient", ["0.0.0.0/0", "::/0"]),
+            ("10.1.2.3, 8.8.8.8", ["0.0.0.0/0", "::/0"]),
+        ],
+    )
+    def test_is_false_outside(self, address: str | None, blocks: list[str]) -> None:
+        assert not is_in(address, blocks)
+
+
+class TestClientAddress:
+    @pytest.mark.parametrize("claimed", [None, "203.0.113.9", "10.0.0.1", "garbage"])
+    def test_is_the_peer_when_no_proxy_is_trusted(self, claimed: str | None) -> None:
+        assert client_address("198.51.100.4", claimed, []) == "198.51.100.4"
+
+    def test_is_the_peer_when_that_is_no_trusted_proxy(self) -> None:
+        assert client_address("198.51.100.4", "203.0.113.9", PROXIES) == "198.51.100.4"
+
+    @pytest.mark.parametrize(
+        ("claimed", "address"),
+        [
+            ("203.0.113.9", "203.0.113.9"),
+            ("1.1.1.1, 203.0.113.9", "203.0.113.9"),
+            ("1.1.1.1, 203.0.113.9, 10.0.0.7", "203.0.113.9"),
+            ("203.0.113.9, 10.0.0.8,10.0.0.7", "203.0.113.9"),
+            ("10.0.0.9, 203.0.113.9, 10.0.0.7", "203.0.113.9"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+            ("  203.0.113.9  ", "203.0.113.9"),
+        ],
+    )
+    def test_is_the_last_that_no_trusted_proxy_wrote(self, claimed: str, address: str) -> None:
+        assert client_address("10.0.0.1", claimed, PROXIES) == address
+
+    @pytest.mark.parametrize(
+        ("claimed", "address"),
+        [
+            (None, "10.0.0.1"),
+            ("", "10.0.0.1"),
+            ("garbage", "10.0.0.1"),
+            ("203.0.113.9, garbage", "10.0.0.1"),
+            ("203.0.113.9, garbage, 10.0.0.7", "10.0.0.7"),
+            ("10.0.0.9", "10.0.0.9"),
+            ("," * 500, "10.0.0.1"),
+        ],
+    )
+    def test_is_the_farthest_believable_one_otherwise(self, claimed: str | None, address: str) -> None:
+        assert client_address("10.0.0.1", claimed, PROXIES) == address
+
+    @pytest.mark.parametrize("peer", ["::ffff:10.0.0.1", "fd00::1"])
+    def test_knows_a_proxy_in_any_form(self, peer: str) -> None:
+        assert client_address(peer, "203.0.113.9", PROXIES) == "203.0.113.9"
+
+    def test_shows_a_mapped_address_as_the_one_it_is(self) -> None:
+        assert client_address("::ffff:198.51.100.4", None, []) == "198.51.100.4"
+
+    @pytest.mark.parametrize("peer", [None, "testclient"])
+    def test_believes_nobody_without_an_address(self, peer: str | None) -> None:
+        assert client_address(peer, "203.0.113.9", ["0.0.0.0/0", "::/0"]) == peer

@@ -1,0 +1,74 @@
+import pytest
+
+from app.core.rate_limit import MemoryRateLimiter
+
+
+class Clock:
+    now = 6000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def limiter(clock: Clock) -> MemoryRateLimiter:
+    return MemoryRateLimiter(clock)
+
+
+class TestHit:
+    def test_counts_down_to_the_limit(self, limiter: MemoryRateLimiter) -> None:
+        budgets = [limiter.hit("3/minute", "login", "192.0.2.1") for _ in range(5)]
+
+        assert [budget.remaining for budget in budgets] == [2, 1, 0, 0, 0]
+        assert [budget.is_exceeded for budget in budgets] == [False, False, False, True, True]
+        assert {budget.limit for budget in budgets} == {3}
+
+    @pytest.mark.parametrize(
+        ("rate", "ends_at"), [("1/second", 6002), ("1/minute", 6060), ("1/hour", 7200), ("1 per 5 minutes", 6300)]
+    )
+    def test_lasts_until_its_window_ends(
+        self, limiter: MemoryRateLimiter, clock: Clock, rate: str, ends_at: int
+    ) -> None:
+        clock.now = 6001.5
+        assert limiter.hit(rate, "login", "a").resets_at == ends_at
+
+        clock.now = ends_at - 0.01
+        assert limiter.hit(rate, "login", "a").is_exceeded
+
+        clock.now = ends_at
+        assert not limiter.hit(rate, "login", "a").is_exceeded
+
+    @pytest.mark.parametrize(
+        "other", [("1/minute", "login", "b"), ("1/minute", "keys", "a"), ("2/minute", "login", "a")]
+    )
+    def test_has_a_budget_for_each_rate_purpose_and_caller(
+        self, limiter: MemoryRateLimiter, other: tuple[str, str, str]
+    ) -> None:
+        limiter.hit("1/minute", "login", "a")
+        limiter.hit("1/minute", "login", "a")
+
+        assert not limiter.hit(*other).is_exceeded
+
+    def test_forgets_callers_whose_window_has_ended(self, limiter: MemoryRateLimiter, clock: Clock) -> None:
+        for number in range(1000):
+            limiter.hit("1/minute", "login", str(number))
+        clock.now += 60
+
+        limiter.hit("1/minute", "login", "new")
+
+        assert [len(counts) for _, counts in limiter._windows.values()] == [1]
+
+
+class TestSecondsUntil:
+    @pytest.mark.parametrize(("now", "seconds"), [(6000.0, 60), (6058.9, 2), (6059.99, 1), (6061.0, 1)])
+    def test_is_whole_and_at_least_one(
+        self, limiter: MemoryRateLimiter, clock: Clock, now: float, seconds: int
+    ) -> None:
+        clock.now = now
+
+        assert limiter.seconds_until(6060) == seconds

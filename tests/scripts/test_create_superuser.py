@@ -1,0 +1,122 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+from pymongo import MongoClient
+
+from tests.conftest import SECRET
+from tests.factories import PASSWORD, make_user
+
+PROJECT = Path(__file__).parents[2]
+# The script without the step before it, which installs what the tests run in already.
+PROGRAM = """
+import sys
+sys.path.insert(0, "scripts")
+import environment
+environment.enter = lambda: None
+import create_superuser
+create_superuser.main()
+"""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(database_url: str, tmp_path: Path) -> Run:
+    """Run the script with options, and something typed."""
+
+    def start(*options: str, typed: str = PASSWORD + "\n", **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", PROGRAM, *options],
+            cwd=PROJECT,
+            env={
+                "DATABASE_URL": database_url,
+                "DATA_DIR": str(tmp_path),
+                "ENVIRONMENT": "test",
+                "SECRET_KEY": SECRET,
+                "BCRYPT_ROUNDS": "4",
+                **variables,
+            },
+            input=typed,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return start
+
+
+@pytest.fixture
+def users(mongodb: MongoClient[dict[str, Any]], database_url: str) -> Any:
+    """The stored accounts, as another client sees them."""
+    return mongodb[database_url.rpartition("/")[2].partition("?")[0]]["users"]
+
+
+class TestCreateSuperuser:
+    async def test_makes_an_account_that_can_sign_in(self, run: Run, client: AsyncClient) -> None:
+        ended = run("--email", "Ada@Example.com", "--username", "ada", "--password-stdin")
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        for account in ({"email": "ada@example.com"}, {"username": "ada"}):
+            response = await client.post("/api/v1/auth/login", json={**account, "password": PASSWORD})
+            assert response.status_code == 200
+        headers = {"Authorization": f"Bearer {response.json()['access_token']}"}
+        profile = (await client.get("/api/v1/users/me", headers=headers)).json()
+        assert (profile["email"], profile["role"], profile["is_superuser"]) == ("Ada@example.com", "superuser", True)
+
+    async def test_makes_one_on_the_record_even_where_registration_is_closed(self, run: Run, users: Any) -> None:
+        ended = run("--email", "ada@example.com", "--password-stdin", REGISTRATION="closed")
+
+        assert ended.returncode == 0
+
+        assert [user["role"] for user in users.find()] == ["superuser"]
+        assert [(event["action"], event["actor"]["name"]) for event in users.database["audit_events"].find()] == [
+            ("user:created", "create_superuser")
+        ]
+
+    async def test_takes_one_line_as_the_password(self, run: Run, client: AsyncClient) -> None:
+        run("--email", "ada@example.com", "--password-stdin", typed=f"{PASSWORD}\r\nmore\n")
+
+        response = await client.post("/api/v1/auth/login", json={"email": "ada@example.com", "password": PASSWORD})
+        assert response.status_code == 200
+
+    @pytest.mark.parametrize(
+        ("email", "password"),
+        [
+            ("ada@example.com", "password1234"),
+            ("ada.lovelace@example.com", "ada.lovelace@example.com-9"),
+            ("no-address", PASSWORD),
+        ],
+    )
+    async def test_refuses_in_one_line(self, run: Run, users: Any, email: str, password: str) -> None:
+        ended = run(f"--email={email}", "--password-stdin", typed=password + "\n")
+
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert len(ended.stderr.splitlines()) == 1
+        assert password not in ended.stderr
+        assert users.count_documents({}) == 0
+
+    @pytest.mark.parametrize(
+        "options", [["--email", "ADA@example.com"], ["--email", "new@example.com", "--username", "Ada"]]
+    )
+    async def test_refuses_in_one_line_what_is_taken(
+        self, run: Run, client: AsyncClient, users: Any, options: list[str]
+    ) -> None:
+        assert client
+        await make_user(email="ada@example.com", username="ada")
+
+        ended = run(*options, "--password-stdin")
+
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+        assert [user["role"] for user in users.find()] == ["user"]
+
+    @pytest.mark.parametrize("options", [["--password", PASSWORD], [f"--password={PASSWORD}"]])
+    async def test_takes_no_password_as_an_argument(self, run: Run, users: Any, options: list[str]) -> None:
+        ended = run("--email", "ada@example.com", *options)
+
+        assert ended.returncode == 2
+        assert users.count_documents({}) == 0

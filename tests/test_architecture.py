@@ -1,0 +1,290 @@
+"""Rules that hold for every endpoint and every query, also for those that are not written yet."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from bson import ObjectId
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from httpx import AsyncClient
+from pymongo import MongoClient
+from pymongo.database import Database
+from starlette.routing import Route
+
+from app.core.config import Settings
+from app.core.scopes import Role
+from app.main import create_app
+from tests.api.test_openapi import Document, operations, references, resolved
+from tests.conftest import client_of, running
+from tests.factories import (
+    PASSWORD,
+    make_api_key,
+    make_conversation,
+    make_messages,
+    make_signed_in,
+    make_user,
+    sign_in,
+)
+
+# Who adds a line here opens an endpoint to everybody.
+PUBLIC = {
+    ("GET", "/"),
+    ("GET", "/health"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/docs"),
+    ("GET", "/docs/oauth2-redirect"),
+    ("GET", "/redoc"),
+    ("GET", "/openapi.json"),
+    ("POST", "/bootstrap"),
+    ("POST", "/api/v1/auth/register"),
+    ("POST", "/api/v1/auth/login"),
+    ("POST", "/api/v1/auth/token"),
+    ("POST", "/api/v1/auth/refresh"),
+    ("POST", "/api/v1/users"),
+    ("GET", "/api/v1/users/username/{username}"),
+}
+SECRET_WORDS = ("password", "hash", "digest", "secret", "token", "key")
+# What answers may hold although it sounds like a secret: tokens at sign-in, a key where it is made, public names.
+SHOWN = {
+    "TokenPair": {"access_token", "token_type", "refresh_token"},
+    "Bootstrapped": {"api_key"},
+    "ApiKeyCreated": {"key", "key_id"},
+    "ApiKeyRead": {"key_id"},
+    "PrincipalRead": {"key_id"},
+}
+COLLECTIONS = {"users", "sessions", "api_keys", "conversations", "messages", "audit_events"}
+STRANGERS = 300
+
+
+class Endpoint(NamedTuple):
+    method: str
+    path: str
+
+    @property
+    def url(self) -> str:
+        return "/".join(str(ObjectId()) if part.startswith("{") else part for part in self.path.split("/"))
+
+
+@pytest.fixture
+def app(make_settings: Callable[..., Settings]) -> FastAPI:
+    """The application without a memory, so that every query is made."""
+    return create_app(make_settings(auth_cache_seconds=0))
+
+
+def endpoints_of(app: FastAPI) -> set[Endpoint]:
+    routes = [route for route in app.routes if isinstance(route, Route | APIRoute)]
+    assert len(routes) == len(app.routes)  # a mounted application would hide its own
+    return {Endpoint(method, route.path) for route in routes for method in (route.methods or set()) - {"HEAD"}}
+
+
+class TestEndpoints:
+    async def test_turn_strangers_away_unless_they_are_listed_here(self, app: FastAPI) -> None:
+        closed = endpoints_of(app) - PUBLIC
+        async with running(app), client_of(app) as client:
+            answers = {endpoint: await client.request(endpoint.method, endpoint.url) for endpoint in closed}
+
+        assert len(closed) > 20
+        assert {answer.status_code for answer in answers.values()} == {401}
+        assert {answer.json()["code"] for answer in answers.values()} == {"not_authenticated"}
+
+    async def test_are_listed_here_only_when_they_are_open(self, app: FastAPI) -> None:
+        async with running(app), client_of(app) as client:
+            codes = [(await client.request(method, path)).status_code for method, path in PUBLIC]
+
+        assert endpoints_of(app) >= PUBLIC
+        assert 401 not in codes
+
+    async def test_turn_away_whoever_holds_no_scope_for_them(self, app: FastAPI) -> None:
+        free = {("GET", "/api/v1/auth/me"), ("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/auth/logout-all")}
+        scoped = endpoints_of(app) - PUBLIC - free
+        async with running(app), client_of(app) as client:
+            key = await make_api_key("usage:write")
+            answers = [await client.request(endpoint.method, endpoint.url, headers=key.headers) for endpoint in scoped]
+
+        assert len(scoped) > 20
+        assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(403, "insufficient_scope")}
+
+
+class TestAnswers:
+    async def test_have_no_field_for_a_secret(self, app: FastAPI) -> None:
+        shown: dict[str, set[str]] = {}
+        for name, schema in _answer_schemas(app.openapi()).items():
+            sounding = {field for field in schema.get("properties", {}) if _sounds_secret(field)}
+            if sounding:
+                shown[name] = sounding
+
+        assert shown == SHOWN
+
+
+def _sounds_secret(field: str) -> bool:
+    return any(word in field.lower() for word in SECRET_WORDS)
+
+
+def _answer_schemas(document: Document) -> dict[str, Any]:
+    """Every schema that an answer can hold, at any depth."""
+    found: dict[str, Any] = {}
+    waiting = [
+        reference for _, _, operation in operations(document) for reference in references(operation["responses"])
+    ]
+    while waiting:
+        reference = waiting.pop()
+        name = reference.rpartition("/")[2]
+        if name not in found:
+            found[name] = resolved(document, reference)
+            waiting.extend(references(found[name]))
+    assert len(found) > 8
+    return found
+
+
+class Profile:
+    """What the database did for a test."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self.database = database
+
+    def plans(self) -> list[dict[str, Any]]:
+        """Every search that was planned, with what it had to look at."""
+        rows = self.database["system.profile"].find({"planSummary": {"$exists": True}})
+        return [row for row in rows if row["ns"].partition(".")[2] in COLLECTIONS]
+
+    def touched(self) -> set[str]:
+        return {row["ns"].partition(".")[2] for row in self.database["system.profile"].find()} & COLLECTIONS
+
+
+@pytest.fixture
+def profile(mongodb: MongoClient[dict[str, Any]], database_url: str) -> Iterator[Profile]:
+    """The profiler of this test's database, on during the test and gone behind it."""
+    database = mongodb[database_url.rpartition("/")[2].partition("?")[0]]
+    database.drop_collection("system.profile")
+    database.create_collection("system.profile", capped=True, size=64 * 1024 * 1024)
+    yield Profile(database)
+    database.command("profile", 0)
+    database.drop_collection("system.profile")
+
+
+class TestQueries:
+    async def test_use_an_index_and_look_at_little_else(self, app: FastAPI, profile: Profile) -> None:
+        async with running(app), client_of(app) as client:
+            await _crowd(profile.database)
+            profile.database.command("profile", 2)
+            await _spend_a_day(client)
+            profile.database.command("profile", 0)
+
+        plans = profile.plans()
+        scans = [(plan["ns"], plan["command"]) for plan in plans if "COLLSCAN" in plan["planSummary"]]
+        wasteful = [(plan["ns"], plan["command"]) for plan in plans if _looked_at(plan) > STRANGERS / 2]
+        assert profile.touched() == COLLECTIONS
+        assert {plan["ns"].partition(".")[2] for plan in plans} == COLLECTIONS - {"audit_events"}  # only written to
+        assert len(plans) > 60
+        assert scans == []
+        assert wasteful == []
+
+
+def _looked_at(plan: dict[str, Any]) -> int:
+    return max(int(plan.get("docsExamined", 0)), int(plan.get("keysExamined", 0)))
+
+
+async def _crowd(database: Database[dict[str, Any]]) -> None:
+    """Many strangers, so that a search without an index has much to look at."""
+    ada = await make_signed_in()
+    conversation = await make_conversation(ada)
+    key = await make_api_key("read", owner=ada)
+    [message] = await make_messages(conversation, by=ada)
+    for document in (ada.document, ada.session, key.document, conversation, message):
+        collection = database[document.get_collection_name()]
+        row = collection.find_one({"_id": document.id}) or {}
+        collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
+
+
+def _stranger(row: dict[str, Any], number: int) -> dict[str, Any]:
+    """A document like that one, of somebody else."""
+    changes: dict[str, Any] = {"_id": ObjectId()}
+    for name in ("email_key", "username_key", "full_name_key", "key_id", "email", "username"):
+        if name in row:
+            changes[name] = f"s{number:04}@example.com"
+    for name in ("user_id", "owner_id", "conversation_id"):
+        if row.get(name):
+            changes[name] = ObjectId()
+    if "participants" in row:
+        changes["participants"] = [row["participants"][0] | {"user_id": ObjectId()}]
+    return row | changes
+
+
+async def _spend_a_day(client: AsyncClient) -> None:
+    """Every kind of request that searches."""
+    admin, ada, bob = await make_signed_in(role=Role.SUPERUSER), await make_signed_in(), await make_user()
+    await make_user(role=Role.SUPERUSER)
+    service = await make_api_key("admin")
+    await _use_accounts(client, admin.headers, ada.headers)
+    await _use_keys(client, ada.headers, service.headers)
+    await _use_conversations(client, ada.headers, service.headers, str(ada.id), str(bob.id))
+    await _use_sessions(client)
+    for user in (await sign_in(bob), admin):
+        body = {"current_password": PASSWORD}
+        assert (await client.request("DELETE", "/api/v1/users/me", headers=user.headers, json=body)).status_code == 204
+
+
+async def _use_accounts(client: AsyncClient, admin: dict[str, str], ada: dict[str, str]) -> None:
+    users = "/api/v1/users"
+    for query in ("", "?sort=created_at", "?sort=email", "?role=user", "?q=s0001", "?limit=5"):
+        page = await client.get(f"{users}{query}", headers=admin)
+        assert page.status_code == 200
+    assert (await client.get(page.links["next"]["url"], headers=admin)).status_code == 200
+    me = (await client.get(f"{users}/me", headers=ada)).json()
+    assert (await client.get(f"{users}/{me['id']}", headers=admin)).status_code == 200
+    assert (await client.get(f"{users}/username/{me['username']}")).status_code == 200
+    changes = {"username": "countess", "full_name": "Ada", "email": "ada@example.com", "current_password": PASSWORD}
+    assert (await client.patch(f"{users}/me", headers=ada, json=changes)).status_code == 200
+    assert (await client.patch(f"{users}/{me['id']}", headers=admin, json={"role": "support"})).status_code == 200
+
+
+async def _use_keys(client: AsyncClient, ada: dict[str, str], service: dict[str, str]) -> None:
+    keys = "/api/v1/api-keys"
+    made = (await client.post(keys, headers=ada, json={"name": "ci", "scopes": ["read"]})).json()
+    assert (await client.get(keys, headers={"Octopus-API-Key": made["key"]})).status_code == 403
+    for headers in (ada, service):
+        assert (await client.get(keys, headers=headers)).status_code == 200
+        assert (await client.get(f"{keys}?include_inactive=true&limit=1", headers=headers)).status_code == 200
+        assert (await client.get(f"{keys}/{made['id']}", headers=headers)).status_code == 200
+    assert (await client.patch(f"{keys}/{made['id']}", headers=ada, json={"name": "cd"})).status_code == 200
+    assert (await client.post(f"{keys}/{made['id']}/deactivate", headers=ada)).status_code == 200
+    assert (await client.delete(f"{keys}/{made['id']}", headers=ada)).status_code == 204
+
+
+async def _use_conversations(
+    client: AsyncClient, ada: dict[str, str], service: dict[str, str], ada_id: str, bob_id: str
+) -> None:
+    base = "/api/v1/conversations"
+    made = (await client.post(base, headers=ada, json={"title": "Tea", "participant_ids": [bob_id]})).json()
+    path = f"{base}/{made['id']}"
+    for number in range(3):
+        said = await client.post(f"{path}/messages", headers=ada, json={"content": f"Hello {number}"})
+        assert said.status_code == 201
+    for headers in (ada, service):
+        for url in (base, f"{base}?limit=1", f"{base}/user/{ada_id}", path, f"{path}/messages"):
+            assert (await client.get(url, headers=headers)).status_code == 200
+    first = (await client.get(f"{path}/messages?limit=1", headers=ada)).json()[0]["id"]
+    for query in ("order=desc", "role=user", f"after={first}"):
+        assert (await client.get(f"{path}/messages?{query}", headers=ada)).status_code == 200
+    assert (await client.patch(path, headers=ada, json={"title": "Coffee"})).status_code == 200
+    assert (await client.delete(f"{path}/participants/{bob_id}", headers=ada)).status_code == 200
+    assert (await client.post(f"{path}/participants", headers=ada, json={"user_id": bob_id})).status_code == 201
+    assert (await client.delete(path, headers=ada)).status_code == 204
+
+
+async def _use_sessions(client: AsyncClient) -> None:
+    eve = await make_user()
+    pair: dict[str, Any] = {}
+    for account in ({"email": eve.document.email}, {"username": eve.document.username}):
+        pair = (await client.post("/api/v1/auth/login", json=account | {"password": PASSWORD})).json()
+    token = {"refresh_token": pair["refresh_token"]}
+    for _ in range(2):
+        refreshed = await client.post("/api/v1/auth/refresh", json=token)
+        assert refreshed.status_code == 200
+    headers = {"Authorization": f"Bearer {refreshed.json()['access_token']}"}
+    assert (await client.post("/api/v1/auth/logout", headers=headers)).status_code == 204
+    again = (await client.post("/api/v1/auth/login", json={"email": eve.document.email, "password": PASSWORD})).json()
+    headers = {"Authorization": f"Bearer {again['access_token']}"}
+    assert (await client.post("/api/v1/auth/logout-all", headers=headers)).status_code == 204

@@ -1,0 +1,394 @@
+"""The service as it is run: processes of its own, a socket, signals."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import MongoClient
+
+from tests.conftest import SECRET
+from tests.factories import PASSWORD
+
+PROJECT = Path(__file__).parents[1]
+AMPLE = "100000/minute"
+ADA = {"email": "ada@example.com", "password": PASSWORD}
+Raw = dict[str, Any]
+
+
+class Server:
+    """`python -m app`, with everything it starts."""
+
+    def __init__(self, folder: Path, *options: str, **variables: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.log = folder / f"server-{self.port}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "app", "--port", str(self.port), *options],
+                cwd=PROJECT,
+                env=environment(folder, variables),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # its process group holds its workers
+            )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+
+    def ready(self) -> "Server":
+        """Wait until every part answers."""
+        give_up_at = time.monotonic() + 40
+        while True:
+            try:
+                if self.client.get("/health/ready").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                pass
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < give_up_at, self.log.read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        """Ask it to end, as a service manager does, and give its exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout=10)
+
+    def kill(self) -> None:
+        """Let no process of it say goodbye."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.client.close()
+
+    def post(self, path: str, body: Raw | None = None, token: str | None = None) -> httpx.Response:
+        return self.client.post(path, json=body, headers=bearer(token))
+
+    def get(self, path: str, token: str | None = None) -> httpx.Response:
+        return self.client.get(path, headers=bearer(token))
+
+
+Start = Callable[..., Server]
+
+
+def environment(folder: Path, variables: dict[str, str]) -> dict[str, str]:
+    """The environment of the tests, with settings of the test's own."""
+    limits = ("ANONYMOUS", "AUTH", "KEY_CREATE", "AUTHENTICATED")
+    return {
+        **os.environ,
+        **{f"RATE_LIMIT_{name}": AMPLE for name in limits},
+        "ENVIRONMENT": "test",
+        "DATA_DIR": str(folder),
+        "DATABASE_URL": "embedded",
+        "BCRYPT_ROUNDS": "4",
+        **variables,
+    }
+
+
+def bearer(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The embedded database of the folder, and its keeper."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            if f"{folder}/mongodb" in command:
+                found.append(int(entry.name))
+    return found
+
+
+def until(condition: Callable[[], object], seconds: float = 15) -> None:
+    """Wait for what no event tells of."""
+    give_up_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up_at, "It did not happen in time."
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def start(short_folder: Path) -> Iterator[Start]:
+    """Start a server with its data in the test's folder. Whatever still runs after the test is ended."""
+    servers: list[Server] = []
+
+    def run(*options: str, **variables: str) -> Server:
+        servers.append(Server(short_folder, *options, **variables))
+        return servers[-1]
+
+    yield run
+    for server in servers:
+        server.kill()
+    for pid in processes_of(short_folder):
+        os.kill(pid, signal.SIGKILL)
+
+
+def sign_up(server: Server) -> str:
+    """Make an account and sign in: an access token."""
+    assert server.post("/api/v1/users", ADA).status_code == 201
+    response = server.post("/api/v1/auth/login", ADA)
+    assert response.status_code == 200
+    return str(response.json()["access_token"])
+
+
+class TestStart:
+    def test_answers_with_nothing_configured(self, start: Start) -> None:
+        server = start().ready()
+
+        assert server.get("/").json()["name"] == "Octopus"
+        assert "server" not in server.get("/").headers
+        assert server.get("/health/live").json() == {"status": "alive"}
+        assert server.get("/api/v1/auth/me", sign_up(server)).status_code == 200
+
+    def test_logs_each_request_as_json(self, start: Start, database_url: str) -> None:
+        server = start(DATABASE_URL=database_url).ready()
+
+        headers = {"X-Request-ID": "req-7", "X-Forwarded-For": "203.0.113.9"}  # from no proxy that is trusted
+        server.client.get("/api/v1/users/username/nobody", headers=headers)
+
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        (line,) = [line for line in lines if line.get("request_id") == "req-7"]
+        assert (line["event"], line["method"], line["path"], line["status"], line["ip"]) == (
+            "request",
+            "GET",
+            "/api/v1/users/username/nobody",
+            404,
+            "127.0.0.1",
+        )
+
+    def test_writes_no_secret_to_its_log(self, start: Start, database_url: str) -> None:
+        server = start(DATABASE_URL=database_url, DEBUG="true").ready()
+
+        token = sign_up(server)
+        assert server.get("/api/v1/auth/me", token).status_code == 200
+        key = server.post("/bootstrap").json()["api_key"]
+        assert server.client.get("/api/v1/users", headers={"Octopus-API-Key": key}).status_code == 200
+
+        log = server.log.read_text()
+        assert "/api/v1/auth/me" in log
+        assert not [secret for secret in (PASSWORD, token, key) if secret in log]
+
+    def test_makes_one_master_key_however_many_ask_whichever_worker(self, start: Start) -> None:
+        server = start("--workers", "2").ready()
+
+        def ask(_: int) -> tuple[int, str | None]:
+            with httpx.Client(base_url=str(server.client.base_url), timeout=30) as client:
+                response = client.post("/bootstrap")
+            return response.status_code, response.json().get("code")
+
+        with ThreadPoolExecutor(20) as pool:
+            answers = sorted(pool.map(ask, range(20)))
+
+        assert answers == [(201, None)] + [(409, "already_bootstrapped")] * 19
+
+    def test_has_one_secret_however_many_workers(self, start: Start, database_url: str) -> None:
+        server = start("--workers", "2", DATABASE_URL=database_url).ready()
+        token = sign_up(server)
+
+        statuses = []
+        for _ in range(20):  # each on a connection of its own, so that both workers answer some
+            with httpx.Client(base_url=str(server.client.base_url), timeout=30) as client:
+                statuses.append(client.get("/api/v1/auth/me", headers=bearer(token)).status_code)
+
+        assert statuses == [200] * 20
+
+
+class TestRefusalToStart:
+    UNSAFE = {  # noqa: RUF012
+        "ENVIRONMENT": "production",
+        "DEBUG": "true",
+        "DATABASE_URL": "embedded",
+        "SECRET_KEY": "my-dog-is-called-rex",
+    }
+
+    @pytest.mark.parametrize("origins", ["*", '["*"]'])
+    def test_names_every_fault_at_once(self, start: Start, origins: str) -> None:
+        server = start(**self.UNSAFE, CORS_ORIGINS=origins)
+
+        code = server.process.wait(timeout=20)
+
+        text = server.log.read_text()
+        assert code == 1
+        for name in ("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN", "MASTER_API_KEY"):
+            assert name in text
+        assert "Traceback" not in text
+        assert "my-dog-is-called-rex" not in text
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("TRUSTED_PROXIES", '["10.0.0.1"'),
+            ("MASTER_API_KEY", "s3cret-but-no-key"),
+            ("DATABASE_URL", "postgres://root:s3cret@host"),
+        ],
+    )
+    def test_names_what_can_not_be_read(self, start: Start, name: str, value: str) -> None:
+        server = start(**{name: value})
+
+        assert server.process.wait(timeout=20) == 1
+
+        text = server.log.read_text()
+        assert name.lower() in text
+        assert "Traceback" not in text
+        assert "s3cret" not in text
+
+
+class TestStop:
+    @pytest.mark.parametrize(("workers", "code"), [("1", -signal.SIGTERM), ("2", 0)])
+    def test_is_quick_and_clean(self, start: Start, short_folder: Path, workers: str, code: int) -> None:
+        server = start("--workers", workers).ready()
+        sign_up(server)
+
+        assert server.stop() == code
+
+        until(lambda: not processes_of(short_folder))
+        assert "Traceback" not in server.log.read_text()
+
+    @pytest.mark.parametrize(("workers", "code"), [("1", -signal.SIGTERM), ("2", 0)])
+    def test_finishes_the_request_under_way(self, start: Start, database_url: str, workers: str, code: int) -> None:
+        server = start("--workers", workers, DATABASE_URL=database_url).ready()
+        body = json.dumps(ADA).encode()
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.putrequest("POST", "/api/v1/users")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.putheader("Expect", "100-continue")
+        connection.endheaders()
+        assert connection.sock.recv(1000).startswith(b"HTTP/1.1 100")  # now the application waits for the body
+
+        server.process.terminate()
+        until(lambda: "Shutting down" in server.log.read_text())
+        connection.send(body)
+        response = connection.getresponse()
+
+        assert response.status == 201
+        assert json.loads(response.read())["email"] == "ada@example.com"
+        assert server.process.wait(timeout=10) == code
+        connection.close()
+
+    def test_does_not_wait_for_ever_for_a_client_that_sends_nothing(self, start: Start, database_url: str) -> None:
+        server = start(DATABASE_URL=database_url).ready()
+        with socket.create_connection(("127.0.0.1", server.port)) as idle:
+            idle.send(b"GET / HTTP/1.1\r\n")
+
+            assert server.stop() == -signal.SIGTERM
+
+
+class TestKill:
+    def test_loses_nothing_that_was_acknowledged(self, start: Start, short_folder: Path) -> None:
+        server = start("--workers", "2").ready()
+        token = sign_up(server)
+        chat = server.post("/api/v1/conversations", {"title": "Tea"}, token).json()["id"]
+        said = [
+            server.post(f"/api/v1/conversations/{chat}/messages", {"role": "user", "content": f"cup {number}"}, token)
+            for number in range(10)
+        ]
+        assert [response.status_code for response in said] == [201] * 10
+
+        server.kill()
+        for pid in processes_of(short_folder):
+            os.kill(pid, signal.SIGKILL)
+
+        again = start("--workers", "2").ready()
+        messages = again.get(f"/api/v1/conversations/{chat}/messages", token)
+        assert messages.status_code == 200
+        assert [message["content"] for message in messages.json()] == [f"cup {number}" for number in range(10)]
+        assert again.post("/api/v1/auth/login", ADA).status_code == 200
+
+    def test_of_a_worker_is_mended(self, start: Start, database_url: str) -> None:
+        server = start("--workers", "2", DATABASE_URL=database_url).ready()
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        worker = next(
+            int(line["event"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["event"]
+        )
+
+        os.kill(worker, signal.SIGKILL)
+
+        until(lambda: server.log.read_text().count("Started server process") == 3)
+        server.ready()
+
+
+class TestRevocation:
+    @staticmethod
+    def reads_of_sessions(mongodb: MongoClient[Raw], database_url: str) -> int:
+        """How often the sessions have been queried: what the server itself has counted."""
+        name = database_url.rpartition("/")[2].partition("?")[0]
+        count: int = mongodb.admin.command("top")["totals"][f"{name}.sessions"]["queries"]["count"]
+        return count
+
+    def test_holds_within_a_quarter_of_a_second_in_the_other_process(
+        self, start: Start, database_url: str, mongodb: MongoClient[Raw]
+    ) -> None:
+        here, there = (start(DATABASE_URL=database_url, SECRET_KEY=SECRET) for _ in range(2))
+        here.ready()
+        there.ready()
+        assert here.post("/api/v1/users", ADA).status_code == 201
+
+        for _ in range(5):
+            token = here.post("/api/v1/auth/login", ADA).json()["access_token"]
+            until(partial(self.is_answered_from_memory, there, token, mongodb, database_url))
+
+            assert here.post("/api/v1/auth/logout", token=token).status_code == 204
+            ended_at = time.monotonic()
+            while (response := there.get("/api/v1/auth/me", token)).status_code == 200:
+                assert time.monotonic() - ended_at < 0.25
+            assert (response.status_code, response.json()["code"]) == (401, "token_revoked")
+
+    def is_answered_from_memory(self, server: Server, token: str, mongodb: MongoClient[Raw], database_url: str) -> bool:
+        before = self.reads_of_sessions(mongodb, database_url)
+        assert server.get("/api/v1/auth/me", token).status_code == 200
+        return self.reads_of_sessions(mongodb, database_url) == before
+
+    def test_holds_at_once_without_the_cache(self, start: Start, database_url: str, mongodb: MongoClient[Raw]) -> None:
+        here, there = (start(DATABASE_URL=database_url, SECRET_KEY=SECRET, AUTH_CACHE_SECONDS="0") for _ in range(2))
+        here.ready()
+        there.ready()
+        assert here.post("/api/v1/users", ADA).status_code == 201
+
+        for _ in range(20):
+            token = here.post("/api/v1/auth/login", ADA).json()["access_token"]
+            assert not self.is_answered_from_memory(there, token, mongodb, database_url)
+
+            assert here.post("/api/v1/auth/logout", token=token).status_code == 204
+
+            assert there.get("/api/v1/auth/me", token).status_code == 401
+
+
+class TestScriptsBesideIt:
+    def test_make_a_superuser_while_it_runs(self, start: Start, short_folder: Path) -> None:
+        server = start().ready()
+        script = "import sys; sys.path.insert(0, 'scripts'); import environment; environment.enter = lambda: None;"
+        script += "sys.argv[1:] = ['--email', 'ada@example.com', '--password-stdin'];"
+        script += "import create_superuser; create_superuser.main()"
+
+        subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", script],
+            cwd=PROJECT,
+            env=environment(short_folder, {}),
+            input=PASSWORD,
+            text=True,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+        token = server.post("/api/v1/auth/login", ADA).json()["access_token"]
+        assert server.get("/api/v1/auth/me", token).json()["role"] == "superuser"
