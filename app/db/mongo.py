@@ -13,8 +13,9 @@ from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
+from app.core import background
 from app.core.exceptions import DatabaseUnavailableError
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
@@ -35,6 +36,8 @@ _CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
 }
 _DURABLE: Final = WriteConcern("majority", j=True)
 _TRANSACTION_SECONDS: Final = 2.5
+_RELEASE_ATTEMPTS: Final = 60
+_RELEASE_EVERY_SECONDS: Final = 0.5
 _FIRST_BACKOFF_SECONDS: Final = 0.005
 _LONGEST_BACKOFF_SECONDS: Final = 0.5
 # The hot paths render every time as UTC, so the driver need not attach a zone to each.
@@ -120,10 +123,13 @@ def transactional(work: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any,
         callbacks: list[Callable[[], None]] = []
         mark = _waiting.set(callbacks)
         try:
-            async with asyncio.timeout(_TRANSACTION_SECONDS):
-                result = await _until_committed(callbacks, work, *args, **kwargs)
-        except TimeoutError as error:
-            raise DatabaseUnavailableError from error
+            async with get_database().client.start_session() as session, session.bind(end_session=False):
+                try:
+                    async with asyncio.timeout(_TRANSACTION_SECONDS):
+                        result = await _until_committed(session, callbacks, work, *args, **kwargs)
+                except (TimeoutError, ConnectionFailure) as error:
+                    background.start(_release(session.session_id), name="release_transaction")
+                    raise DatabaseUnavailableError from error
         finally:
             _waiting.reset(mark)
         for callback in callbacks:
@@ -143,19 +149,36 @@ def after_commit(callback: Callable[[], None]) -> None:
 
 
 async def _until_committed(
-    callbacks: list[Callable[[], None]], work: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    session: AsyncClientSession,
+    callbacks: list[Callable[[], None]],
+    work: Callable[P, Awaitable[R]],
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> R:
-    async with get_database().client.start_session() as session, session.bind(end_session=False):
-        backoff = _FIRST_BACKOFF_SECONDS
-        while True:
-            callbacks.clear()
-            try:
-                return await _attempt(session, work, *args, **kwargs)
-            except PyMongoError as error:
-                if not error.has_error_label("TransientTransactionError"):
-                    raise
-            await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
-            backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+    backoff = _FIRST_BACKOFF_SECONDS
+    while True:
+        callbacks.clear()
+        try:
+            return await _attempt(session, work, *args, **kwargs)
+        except PyMongoError as error:
+            if not error.has_error_label("TransientTransactionError"):
+                raise
+        await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
+        backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+
+
+async def _release(session_id: Mapping[str, Any]) -> None:
+    """End a transaction that was given up without the server's hearing of it.
+
+    Otherwise a server that was only slow to answer keeps what it has written locked for a minute.
+    """
+    for _ in range(_RELEASE_ATTEMPTS):
+        try:
+            await get_database().client.admin.command({"killSessions": [{"id": session_id["id"]}]})
+        except ConnectionFailure:
+            await asyncio.sleep(_RELEASE_EVERY_SECONDS)
+        else:
+            return
 
 
 async def _attempt(
