@@ -16,7 +16,7 @@ from pymongo import MongoClient
 
 from app.core.config import Settings
 from app.db import change_feed
-from app.db.embedded import embedded_server
+from app.db.embedded import embedded_server, try_lock
 from app.main import create_app
 
 SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
@@ -37,6 +37,14 @@ if "OCTOPUS_TEST_HOME" not in os.environ:
         prefix="octopus-test-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None
     )
 TEST_HOME = Path(os.environ["OCTOPUS_TEST_HOME"])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remove what runs have left that were killed: folders whose server nobody uses any more."""
+    for lock in [] if hasattr(config, "workerinput") else TEST_HOME.parent.glob("octopus-test-*/mongodb/in-use.lock"):
+        with lock.open("w") as file:
+            if try_lock(file, fcntl.LOCK_EX):
+                shutil.rmtree(lock.parents[1], ignore_errors=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,43 +1,90 @@
-"""uvicorn's HTTP protocol with a bound on the request line and headers, which it does not have itself."""
+"""uvicorn's HTTP protocol with what it lacks: a bound on what is not body, and errors in the form of all errors."""
 
+from http import HTTPStatus
 from typing import Any, Final
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 64 * 1024
-_BODY: Final = (
-    b'{"type":"urn:octopus:problem:invalid_request","title":"Request Header Fields Too Large","status":431,'
-    b'"detail":"The request line and headers are larger than 64 KiB.","instance":"/","code":"invalid_request",'
-    b'"request_id":null}'
+_END_OF_HEADERS: Final = b"\r\n\r\n"
+
+
+def _answer(status: HTTPStatus, detail: str) -> bytes:
+    """A whole response for a request that never became one: it has no path and no id."""
+    body = orjson.dumps(
+        {
+            "type": "urn:octopus:problem:invalid_request",
+            "title": status.phrase,
+            "status": int(status),
+            "detail": detail,
+            "instance": "/",
+            "code": "invalid_request",
+            "request_id": None,
+        }
+    )
+    head = (
+        f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_TOO_LARGE: Final = _answer(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and headers are larger than 64 KiB."
 )
-_ANSWER: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%s"
-) % (len(_BODY), _BODY)
+_INVALID: Final = _answer(HTTPStatus.BAD_REQUEST, "This is not HTTP.")
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Counts what arrives before the headers of a request are complete, and answers 431 when it is too much."""
+    """Refuses a request line and headers over 64 KiB before they are parsed, and as much in trailers.
+
+    The parser keeps what it has not finished, so a client could make it keep anything.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_in_headers = True
-        self._header_bytes = 0
+        self._bytes_without_body = 0
+        self._tail = b""
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        if self._is_in_headers and not self._fits(data):
+            self._refuse()
+            return
+        self._bytes_without_body += len(data)
         super().data_received(data)
-        if self._is_in_headers:
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self.transport.write(_ANSWER)
-                self.transport.close()
+        if self._bytes_without_body > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._refuse()
 
-    def on_message_begin(self) -> None:
-        self._is_in_headers, self._header_bytes = True, 0
-        super().on_message_begin()
+    def _fits(self, data: bytes) -> bool:
+        """Whether the headers end within the bound, or have not reached it yet."""
+        room = MAX_HEADER_BYTES - self._bytes_without_body
+        if len(data) <= room:
+            self._tail = (self._tail + data)[-len(_END_OF_HEADERS) :]
+            return True
+        return _END_OF_HEADERS in self._tail + data[:room]
+
+    def _refuse(self) -> None:
+        """Answer, unless an answer to the same request is under way: then only hang up."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's words are not ours
+        self.transport.write(_INVALID)
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
-        self._is_in_headers = False
+        self._is_in_headers, self._bytes_without_body = False, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_without_body = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_in_headers, self._bytes_without_body, self._tail = True, 0, b""
+        super().on_message_complete()

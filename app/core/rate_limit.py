@@ -54,9 +54,10 @@ class MemoryRateLimiter:
 def is_rate(text: str) -> bool:
     """Whether the text is one rate, such as `600/minute` or `10 per 5 seconds`."""
     try:
-        return len(parse_many(text)) == 1
+        rates = parse_many(text)
     except ValueError:
         return False
+    return len(rates) == 1 and rates[0].amount > 0 and rates[0].multiples > 0
 
 
 @cache

@@ -52,13 +52,16 @@ def new_document(parsed: ParsedKey, **properties: Any) -> ApiKey:
 
 @transactional
 async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> ApiKey:
-    """Change a key's properties. With itself a key can't be deactivated, narrowed or limited."""
+    """Change a key's properties.
+
+    With itself a key can't be deactivated, narrowed or limited, and it does not touch a key that is stronger.
+    """
     changes = body.model_dump(exclude_unset=True)
     owner_id = by.owner_filter(Scope.ADMIN)
     if "scopes" in changes:
         _require_held(changes["scopes"], by=by)
-    if _is_in_use(api_key_id, by):
-        _require_not_narrowed(changes, await crud_api_key.require(api_key_id, owner_id=owner_id))
+    if by.kind is PrincipalKind.API_KEY:
+        _require_reach(await crud_api_key.require(api_key_id, owner_id=owner_id), changes, by=by)
     key = await crud_api_key.change(api_key_id, changes, owner_id=owner_id)
     action = _ACTION_OF_ACTIVITY[changes.get("is_active")]
     await audit_service.record(action, by=by, target=("api_key", key.id), fields=sorted(changes))
@@ -84,7 +87,10 @@ def _is_in_use(api_key_id: ObjectId, by: Principal) -> bool:
     return by.kind is PrincipalKind.API_KEY and by.credential_id == api_key_id
 
 
-def _require_not_narrowed(changes: dict[str, Any], key: ApiKey) -> None:
+def _require_reach(key: ApiKey, changes: dict[str, Any], *, by: Principal) -> None:
+    if not _is_in_use(key.id, by):
+        _require_held(key.scopes, by=by)
+        return
     if changes.get("is_active") is False:
         raise _in_use("deactivate")
     if "scopes" in changes and not expand(key.scopes) <= expand(changes["scopes"]):

@@ -109,7 +109,15 @@ def own_mongod() -> Iterator[OwnMongod]:
 class TestUnknownPath:
     @pytest.mark.parametrize(
         "path",
-        ["/nothing", "/api/v1", "/api/v2/users", "/api/v1/users/me/nothing", "http://test//nothing", "/api/v1/../secret", "/%00"],
+        [
+            "/nothing",
+            "/api/v1",
+            "/api/v2/users",
+            "/api/v1/users/me/nothing",
+            "http://test//nothing",
+            "/api/v1/../secret",
+            "/%00",
+        ],
     )
     async def test_is_not_found(self, client: AsyncClient, path: str) -> None:
         response = await client.get(path)

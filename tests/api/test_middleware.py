@@ -7,7 +7,7 @@ import pytest
 from httpx import AsyncClient
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.middleware import RequestContextMiddleware
+from app.api.middleware import UnexpectedErrorMiddleware
 from app.core.config import Settings
 from app.main import create_app
 from tests.api.test_errors import assert_problem
@@ -357,7 +357,7 @@ class TestApplication:
         async def send(message: Message) -> None:
             sent.append(message["type"])
 
-        app = RequestContextMiddleware(half, trusted_proxies=())
+        app = UnexpectedErrorMiddleware(half)
         with pytest.raises(RuntimeError):
             await app({"type": "http", "path": "/", "method": "GET", "headers": [], "client": None}, receive, send)
 
