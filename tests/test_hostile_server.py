@@ -404,10 +404,15 @@ class TestStrangeButValid:
         assert re.findall(rb"x-request-id: p-(\d)", answer) == [b"%d" % number for number in range(9)]
         assert server.is_well()
 
-    def test_hundreds_of_pipelined_requests_are_all_answered(self, server: Server) -> None:
-        answer = server.ask((GET + b"\r\n") * 500 + GET + b"Connection: close\r\n\r\n")
+    @pytest.mark.parametrize(("count", "cookie"), [(2999, 1), (9, 40_000)])
+    def test_pipelined_requests_are_all_answered_however_long_the_line(
+        self, server: Server, count: int, cookie: int
+    ) -> None:
+        request = GET + b"Cookie: " + b"a" * cookie + b"\r\n"
 
-        assert answer.count(b"HTTP/1.1 200 ") == 501
+        answer = server.ask((request + b"\r\n") * count + request + b"Connection: close\r\n\r\n")
+
+        assert answer.count(b"HTTP/1.1 200 ") == count + 1
         assert server.is_well()
 
     def test_a_body_in_chunks_is_put_together(self, server: Server) -> None:

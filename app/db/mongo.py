@@ -35,7 +35,7 @@ _CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
     "waitQueueTimeoutMS": 1500,
 }
 _DURABLE: Final = WriteConcern("majority", j=True)
-_TRANSACTION_SECONDS: Final = 2.5
+_TRANSACTION_SECONDS: Final = 3.0
 _RELEASE_ATTEMPTS: Final = 60
 _RELEASE_EVERY_SECONDS: Final = 0.5
 _FIRST_BACKOFF_SECONDS: Final = 0.005
@@ -44,6 +44,8 @@ _LONGEST_BACKOFF_SECONDS: Final = 0.5
 _NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False)
 
 _database: AsyncDatabase[Raw] | None = None
+# Transactions of this process that have met another are run again one at a time: a crowd of them would go on meeting.
+_retries = asyncio.Lock()
 # What waits for the commit of the transaction under way; none outside of one.
 _waiting: ContextVar[list[Callable[[], None]] | None] = ContextVar("waiting_for_commit", default=None)
 
@@ -54,9 +56,10 @@ async def connected(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
 
     The database is the one that the URL names, else `octopus`.
     """
-    global _database  # noqa: PLW0603 - Beanie binds documents to one database a process
+    global _database, _retries  # noqa: PLW0603 - Beanie binds documents to one database a process
     client: AsyncMongoClient[Raw] = AsyncMongoClient(url, **_CLIENT_OPTIONS)
     try:
+        _retries = asyncio.Lock()
         # Not even a write concern that the URL asks for: the driver sends it inside of transactions too when the
         # session is bound, and the server refuses that. Its own default is the majority, journaled.
         _database = client.get_default_database("octopus", write_concern=WriteConcern())
@@ -112,7 +115,7 @@ def transactional(work: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any,
     """Make every write of the function stand or fall together; run the whole function again on a conflict.
 
     The session is bound to the task, so nothing passes it around. Keep hashing and other slow work outside.
-    As the driver's `with_transaction`, but it gives up after 2.5 s, not 120, because a client is waiting, and then
+    As the driver's `with_transaction`, but it gives up after 3 s, not 120, because a client is waiting, and then
     raises `DatabaseUnavailableError`.
     """
 
@@ -155,16 +158,27 @@ async def _until_committed(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> R:
+    """The result of the first attempt that meets nobody."""
+    try:
+        return await _attempt(session, work, *args, **kwargs)
+    except PyMongoError as error:
+        _require_transient(error)
     backoff = _FIRST_BACKOFF_SECONDS
-    while True:
-        callbacks.clear()
-        try:
-            return await _attempt(session, work, *args, **kwargs)
-        except PyMongoError as error:
-            if not error.has_error_label("TransientTransactionError"):
-                raise
-        await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
-        backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+    async with _retries:
+        while True:
+            callbacks.clear()
+            try:
+                return await _attempt(session, work, *args, **kwargs)
+            except PyMongoError as error:
+                _require_transient(error)
+            await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
+            backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+
+
+def _require_transient(error: PyMongoError) -> None:
+    """Raise what running the transaction again would not mend."""
+    if not error.has_error_label("TransientTransactionError"):
+        raise error
 
 
 async def _release(session_id: Mapping[str, Any]) -> None:
