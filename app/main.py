@@ -50,13 +50,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         middleware=_middleware(settings),
         redirect_slashes=False,
+        openapi_url=None,  # served by our own routes, which have a rate limit
     )
     app.state.settings = settings
     app.state.rate_limiter = MemoryRateLimiter()
     register_error_handlers(app)
     routes = all_routes()
     app.router.routes.extend(routes)
-    app.openapi = lambda: app.openapi_schema or describe(app, routes)  # type: ignore[method-assign]
+    documented = [route for route in routes if route.include_in_schema]
+    app.openapi = lambda: app.openapi_schema or describe(app, documented)  # type: ignore[method-assign]
     return app
 
 

@@ -81,12 +81,13 @@ def _bootstrap(api: Api) -> str | None:
     _title("The master key, created once in the life of a database")
     token = os.environ.get("BOOTSTRAP_TOKEN")
     answer = api.call("POST", "/bootstrap", **({"X_Bootstrap_Token": token} if token else {}))
-    if answer.status == 201:  # noqa: PLR2004
-        print(f"     Keep it, it is never shown again:\n\n     {answer.body['api_key']}\n")
-        return str(answer.body["api_key"])
+    created = answer.body.get("api_key")
+    if created:
+        print(f"     Keep it, it is never shown again:\n\n     {created}\n")
+        return str(created)
     known = os.environ.get("OCTOPUS_API_KEY")
     if not known:
-        print("     It was created before. Set OCTOPUS_API_KEY to see what services do with it.\n")
+        print("     Set OCTOPUS_API_KEY to the master key to see what services do with it.\n")
     return known
 
 

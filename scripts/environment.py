@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-OLDEST = (3, 11)
+OLDEST, NEWEST = (3, 11), (3, 13)
 
 
 def enter(requirements: str = "requirements.txt") -> None:
@@ -29,8 +29,8 @@ def enter(requirements: str = "requirements.txt") -> None:
 
 def prepare(requirements: str) -> None:
     """Make the environment and install the pins, unless that is done. Of two commands at once, one waits."""
-    if sys.version_info < OLDEST:
-        sys.exit(f"Octopus needs Python {OLDEST[0]}.{OLDEST[1]} or newer; this is {sys.version.split()[0]}.")
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        sys.exit(f"Octopus needs Python 3.{OLDEST[1]} to 3.{NEWEST[1]}; this is {sys.version.split()[0]}.")
     if _is_ready(requirements):
         return
     with (ROOT / ".venv.lock").open("w") as lock:

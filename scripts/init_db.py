@@ -11,11 +11,12 @@ def main() -> None:
 
 
 async def _report() -> None:
-    """Connecting makes them; what is left is to say so."""
+    """Make also what was dropped behind the service's back, and say what there is."""
     from app.db.mongo import get_database  # noqa: PLC0415
-    from app.db.schema import DOCUMENT_MODELS  # noqa: PLC0415
+    from app.db.schema import DOCUMENT_MODELS, make_indexes  # noqa: PLC0415
 
     database = get_database()
+    await make_indexes(database)
     for model in DOCUMENT_MODELS:
         collection = model.get_pymongo_collection()
         count = len(await collection.index_information())

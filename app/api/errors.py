@@ -37,7 +37,6 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
-    HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
 }

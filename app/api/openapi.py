@@ -13,7 +13,7 @@ from app.core.version import VERSION
 from app.schemas.problem import Problem
 
 DESCRIPTION = (
-    "Users, API keys, conversations, uploads and an audit trail. Sign in for a bearer token, or send an API key in the "
+    "Users, API keys, conversations and an audit trail. Sign in for a bearer token, or send an API key in the "
     "header `Octopus-API-Key`. Every error is `application/problem+json` with a stable `code`."
 )
 _SCHEMES = {

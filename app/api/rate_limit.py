@@ -19,9 +19,19 @@ def spend_credentials(request: Request) -> None:
     _spend(request, get_settings().rate_limit_auth, "credentials", current_context().client_ip or "unknown")
 
 
+def spend_if_presented(request: Request, secret: str | None) -> None:
+    """For a password or token inside of another request: guessing it costs what signing in costs."""
+    if secret is not None:
+        spend_credentials(request)
+
+
 def spend_authenticated(request: Request, principal: Principal) -> None:
-    rate = principal.rate_limit or get_settings().rate_limit_authenticated
-    _spend(request, rate, "authenticated", principal.rate_key)
+    """A service key may have a rate of its own instead of the common one, a personal key only besides it."""
+    common = get_settings().rate_limit_authenticated
+    if principal.rate_limit is None or principal.user_id is not None:
+        _spend(request, common, "authenticated", principal.rate_key)
+    if principal.rate_limit is not None:
+        _spend(request, principal.rate_limit, "key's own", principal.rate_key)
 
 
 def spend_key_creation(request: Request, principal: Principal) -> None:

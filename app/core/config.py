@@ -17,6 +17,8 @@ from app.core.network import parse_network
 from app.core.rate_limit import is_rate
 
 MIN_SECRET_BYTES: Final = 32
+MIN_DISTINCT_CHARACTERS: Final = 8  # no random secret of that length has fewer
+MIN_TOKEN_LENGTH: Final = 16
 _PLACEHOLDER: Final = re.compile(
     r"change.?(me|this|it)|example|your.?secret|secret.?key|password|default", re.IGNORECASE
 )
@@ -139,36 +141,33 @@ class Settings(BaseSettings):
             raise ValueError("must be `embedded` or start with mongodb:// or mongodb+srv://")
         return value
 
-    @field_validator("master_api_key")
-    @classmethod
-    def _is_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and key_format.parse(value.get_secret_value()) is None:
-            raise ValueError("must have the format of an API key; scripts/generate_secrets.py prints a fresh one")
-        return value
-
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:
-        faults = [*self._faults_of_secret()]
+        faults = [*self._faults_of_secrets()]
         if self.environment is Environment.PRODUCTION:
             faults += self._faults_in_production()
         if faults:
             raise ValueError(f"refusing to start in {self.environment}: " + "; ".join(faults))
         return self
 
-    def _faults_of_secret(self) -> list[str]:
-        if self.secret_key is None:
-            return [] if self._may_generate_secret else ["SECRET_KEY is missing"]
-        secret = self.secret_key.get_secret_value()
-        if len(secret.encode()) < MIN_SECRET_BYTES:
-            return [f"SECRET_KEY is shorter than {MIN_SECRET_BYTES} bytes"]
-        if _PLACEHOLDER.search(secret) or len(set(secret)) < 8:  # noqa: PLR2004 - no random secret has so few
-            return ["SECRET_KEY is a placeholder, not a random value"]
-        return []
+    def _faults_of_secrets(self) -> list[str]:
+        faults = []
+        if self.secret_key is None and not self._may_generate_secret:
+            faults.append("SECRET_KEY is missing")
+        faults += _faults_of("SECRET_KEY", self.secret_key)
+        for previous in self.previous_secret_keys:
+            faults += _faults_of("a key of PREVIOUS_SECRET_KEYS", previous)
+        if self.master_api_key and key_format.parse(self.master_api_key.get_secret_value()) is None:
+            faults.append("MASTER_API_KEY is not an API key; scripts/generate_secrets.py prints one")
+        return faults
 
     def _faults_in_production(self) -> list[str]:
         checks = {
             "DATABASE_URL=embedded is for development": self.is_embedded,
             "DEBUG is on": self.debug,
+            f"BOOTSTRAP_TOKEN is shorter than {MIN_TOKEN_LENGTH} characters": (
+                self.bootstrap_token is not None and len(self.bootstrap_token.get_secret_value()) < MIN_TOKEN_LENGTH
+            ),
             "CORS_ORIGINS allows every origin": "*" in self.cors_origins,
             "neither BOOTSTRAP_TOKEN nor MASTER_API_KEY is set, so a stranger could bootstrap": (
                 self.bootstrap_token is None and self.master_api_key is None
@@ -189,6 +188,17 @@ class Settings(BaseSettings):
         """The secrets that sign and derive; in development the current one is made on first use and kept."""
         current = self.secret_key.get_secret_value().encode() if self.secret_key else development_secret(self.data_dir)
         return Keyring((current, *(key.get_secret_value().encode() for key in self.previous_secret_keys)))
+
+
+def _faults_of(name: str, secret: SecretStr | None) -> list[str]:
+    if secret is None:
+        return []
+    text = secret.get_secret_value()
+    if len(text.encode()) < MIN_SECRET_BYTES:
+        return [f"{name} is shorter than {MIN_SECRET_BYTES} bytes"]
+    if _PLACEHOLDER.search(text) or len(set(text)) < MIN_DISTINCT_CHARACTERS:
+        return [f"{name} is a placeholder, not a random value"]
+    return []
 
 
 _active: Settings | None = None

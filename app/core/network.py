@@ -8,6 +8,7 @@ from typing import Final
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+_DOTS_OF_IPV4: Final = 3
 _MAPPED_PREFIX: Final = 96  # ::ffff:0:0/96 holds the IPv4 addresses
 
 
@@ -46,18 +47,27 @@ def client_address(peer: str | None, forwarded_for: str | None, trusted_proxies:
     """The client's address: the socket's peer, unless that is a trusted proxy.
 
     Behind trusted proxies it is the last entry of `X-Forwarded-For` that no trusted proxy wrote; entries
-    to the left of it are the client's own word and count for nothing.
+    to the left of it are the client's own word and count for nothing. None when that entry is no address.
     """
     trusted = tuple(trusted_proxies)
     if forwarded_for is None or not trusted or not is_in(peer, trusted):
         return _plain(peer)
     for hop in reversed(forwarded_for.split(",")):
-        if parse_address(hop) is None:
-            break
-        peer = hop
-        if not is_in(hop, trusted):
+        peer = _without_port(hop)
+        if parse_address(peer) is None:
+            return None  # never the proxy's own address in place of one that can't be read
+        if not is_in(peer, trusted):
             break
     return _plain(peer)
+
+
+def _without_port(hop: str) -> str:
+    """Some proxies write `192.0.2.7:1234` or `[2001:db8::7]:1234`."""
+    hop = hop.strip()
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    address, _, port = hop.rpartition(":")
+    return address if port.isdigit() and address.count(".") == _DOTS_OF_IPV4 and ":" not in address else hop
 
 
 @lru_cache(maxsize=4096)

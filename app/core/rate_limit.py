@@ -8,10 +8,12 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from limits import RateLimitItem, parse, parse_many
+
+_DAY: Final = 24 * 3600
 
 
 class Budget(NamedTuple):
@@ -24,20 +26,23 @@ class Budget(NamedTuple):
 
 
 class MemoryRateLimiter:
-    """One budget for each rate, purpose and key; forgotten as a whole when its window ends."""
+    """One budget for each purpose, length of window and key; all of a window are forgotten when it ends.
+
+    The budget stays the same when only the number of the rate changes, so that changing it gives no fresh one.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._windows: dict[tuple[str, str], tuple[float, defaultdict[str, int]]] = {}
+        self._windows: dict[tuple[str, int], tuple[float, defaultdict[str, int]]] = {}
 
     def hit(self, rate: str, purpose: str, key: str) -> Budget:
         """Count one request against `rate`, such as `10/minute`."""
         item, now = _parsed(rate), self._clock()
-        ends_at, counts = self._windows.get((rate, purpose), (0.0, None))
-        if counts is None or now >= ends_at:
-            period = item.get_expiry()
-            ends_at, counts = (now // period + 1) * period, defaultdict(int)
-            self._windows[rate, purpose] = (ends_at, counts)
+        period = item.get_expiry()
+        window = self._windows.get((purpose, period))
+        if window is None or now >= window[0]:
+            window = self._windows[purpose, period] = ((now // period + 1) * period, defaultdict(int))
+        ends_at, counts = window
         counts[key] += 1
         spent = counts[key]
         return Budget(
@@ -52,14 +57,14 @@ class MemoryRateLimiter:
 
 
 def is_rate(text: str) -> bool:
-    """Whether the text is one rate, such as `600/minute` or `10 per 5 seconds`."""
+    """Whether the text is one rate by the second, minute, hour or day, such as `600/minute`."""
     try:
         rates = parse_many(text)
     except ValueError:
         return False
-    return len(rates) == 1 and rates[0].amount > 0 and rates[0].multiples > 0
+    return len(rates) == 1 and rates[0].amount > 0 and rates[0].multiples == 1 and rates[0].get_expiry() <= _DAY
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _parsed(rate: str) -> RateLimitItem:
     return parse(rate)

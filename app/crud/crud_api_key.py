@@ -50,13 +50,12 @@ async def remove(api_key_id: ObjectId, *, owner_id: ObjectId | None) -> ApiKey:
     return removed
 
 
-async def deactivate_all(owner_id: ObjectId) -> int:
-    """Deactivate every key of a user. How many were active."""
-    result = await ApiKey.get_pymongo_collection().update_many(
+async def deactivate_all(owner_id: ObjectId) -> None:
+    """Deactivate every key of a user."""
+    await ApiKey.get_pymongo_collection().update_many(
         {"owner_id": owner_id, "is_active": True}, {"$set": {"is_active": False, "updated_at": utc_now()}}
     )
     after_commit(lambda: live_cache.forget(owner_id))
-    return result.modified_count
 
 
 def _reach(api_key_id: ObjectId, owner_id: ObjectId | None) -> Filter:

@@ -108,7 +108,7 @@ async def take_seq(conversation_id: ObjectId, *, writer_id: ObjectId | None) -> 
 async def remove(conversation_id: ObjectId, *, owner_id: ObjectId | None, versions: frozenset[int] | None) -> bool:
     """False when there is no such conversation of the owner in one of the versions.
 
-    Nobody reaches its messages from then on; `purge_messages` removes them.
+    Nobody reaches its messages from then on; `crud_message.purge` removes them.
     """
     where = matching(_owned_by(conversation_id, owner_id), versions)
     result = await Conversation.get_pymongo_collection().delete_one(where)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from bson import ObjectId
+from pymongo.errors import ConnectionFailure
 
 from app.core.clock import utc_now
 from app.core.exceptions import NotFoundError
@@ -12,7 +13,7 @@ from app.models.conversation import DeletedConversation
 from app.models.enums import MessageRole
 from app.models.message import Message
 
-_PURGE_BATCH: Final = 1000
+_PURGE_BATCH: Final = 200
 
 
 async def add(
@@ -67,18 +68,23 @@ async def page(
     return listing.page(rows, limit)
 
 
-async def purge(conversation_id: ObjectId) -> None:
+async def purge(conversation_id: ObjectId) -> bool:
     """Remove every message of a deleted conversation in batches, then the note that says so.
 
-    Safe to repeat and to run twice at once: what one run leaves, the next finishes.
+    False when the database went away before the end. Safe to repeat and to run twice at once: what one run
+    leaves, the next finishes.
     """
-    messages = Message.get_pymongo_collection()
     of_conversation = {"conversation_id": conversation_id}
-    while batch := await find_batch(
-        "messages", of_conversation, fields={"seq": 1}, sort={"seq": ASCENDING}, limit=_PURGE_BATCH
-    ):
-        await messages.delete_many({**of_conversation, "seq": {"$lte": batch[-1]["seq"]}})
-    await DeletedConversation.get_pymongo_collection().delete_one({"_id": conversation_id})
+    try:
+        while batch := await find_batch(
+            "messages", of_conversation, fields={"seq": 1}, sort={"seq": ASCENDING}, limit=_PURGE_BATCH
+        ):
+            last = {"seq": {"$lte": batch[-1]["seq"]}}
+            await Message.get_pymongo_collection().delete_many(of_conversation | last)
+        await DeletedConversation.get_pymongo_collection().delete_one({"_id": conversation_id})
+    except ConnectionFailure:
+        return False
+    return True
 
 
 async def _seq_of(message_id: str, conversation_id: ObjectId) -> int:

@@ -24,7 +24,7 @@ _PIPELINE: Final[list[dict[str, Any]]] = [
     {"$project": {"documentKey": 1}},
 ]
 WORD_EVERY_MS = 100
-_SILENCE_SECONDS: Final = 1.0  # a silence of this length means that the feed is dead
+_SILENCE_SECONDS: Final = 0.25  # after a longer silence nothing is believed: what was revoked is refused by then
 _RETRY_SECONDS: Final = 1.0
 
 _log = get_logger(__name__)

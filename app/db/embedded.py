@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -120,7 +120,7 @@ def _wait(give_up_at: float, message: str) -> None:
 
 def _has_keeper(home: Path) -> bool:
     with (home / "keeper.lock").open("w") as lock:
-        return not try_lock(lock, fcntl.LOCK_EX)
+        return not try_lock(lock, fcntl.LOCK_SH)
 
 
 def _spawn_keeper(home: Path, mongod: Path) -> None:
@@ -160,4 +160,5 @@ def _keep_a_keeper(home: Path, mongod: Path, stop: threading.Event) -> None:
     """Start another keeper whenever the present one has died."""
     while not stop.wait(0.5):
         if not _has_keeper(home):
-            _spawn_keeper(home, mongod)
+            with suppress(OSError, subprocess.CalledProcessError):  # the machine may have no room just now: try again
+                _spawn_keeper(home, mongod)

@@ -23,6 +23,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from app.db.embedded import START_SECONDS, try_lock
 
 _POLL_SECONDS: Final = 0.05
+_LOCK_ATTEMPTS: Final = 4
 _DB_PATH_IN_USE: Final = 100  # mongod's exit code
 _PR_SET_PDEATHSIG: Final = 1
 _NOT_YET_INITIALIZED: Final = 94
@@ -42,7 +43,12 @@ class Keeper:
         The caller returns once the lock is held, so it can tell a keeper that works from one that has failed.
         """
         with (self.home / "keeper.lock").open("w") as mine:
-            if not try_lock(mine, fcntl.LOCK_EX):
+            # Whoever looks whether there is a keeper holds the lock for a moment.
+            for _ in range(_LOCK_ATTEMPTS):
+                if has_lock := try_lock(mine, fcntl.LOCK_EX):
+                    break
+                time.sleep(_POLL_SECONDS)
+            if not has_lock:
                 return
             (self.home / "server.json").unlink(missing_ok=True)
             if os.fork() == 0:  # the lock goes along
@@ -88,7 +94,7 @@ class Keeper:
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         ]
         log = self.home / "mongod.log"
-        with log.open("wb") as output:  # of the last start only: it can't grow without end
+        with log.open("wb") as output:  # of the last start only
             self.server = subprocess.Popen(  # noqa: S603 - the configured server and our own arguments
                 command,
                 stdin=subprocess.DEVNULL,
@@ -107,7 +113,8 @@ class Keeper:
             ) as client:
                 hello = client.admin.command("hello")
                 if hello.get("isWritablePrimary"):
-                    return bool(hello.get("setName") == state["replica_set"])
+                    # Not one that a killed keeper left at the same port: nobody would stop it in the end.
+                    return self.server is not None and client.admin.command("serverStatus")["pid"] == self.server.pid
                 try:
                     config = client.admin.command("replSetGetConfig")["config"]
                 except OperationFailure as error:

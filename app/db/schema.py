@@ -54,12 +54,17 @@ async def ensure_indexes(database: AsyncDatabase[dict[str, Any]]) -> bool:
     if await has_indexes(database):
         await _release(database, holder)
         return False
+    await make_indexes(database)
+    await _release(database, holder)
+    return True
+
+
+async def make_indexes(database: AsyncDatabase[dict[str, Any]]) -> None:
+    """Make what is missing. Making one that is there changes nothing."""
     for model in DOCUMENT_MODELS:
         indexes = [index.document for index in _indexes(model)]
         if indexes:
             await database.command({"createIndexes": _collection(model), "indexes": indexes})
-    await _release(database, holder)
-    return True
 
 
 async def _acquire(database: AsyncDatabase[dict[str, Any]], holder: ObjectId) -> bool:

@@ -5,11 +5,11 @@ from typing import Any, Final, NamedTuple
 from bson import ObjectId
 
 from app.core import key_format
-from app.core.exceptions import InsufficientScopeError, InvalidRequestError
+from app.core.exceptions import ForbiddenError, InsufficientScopeError, InvalidRequestError
 from app.core.key_format import ParsedKey
 from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import Scope, expand
-from app.crud import crud_api_key
+from app.crud import crud_api_key, crud_user
 from app.db.mongo import transactional
 from app.models.api_key import ApiKey
 from app.models.enums import AuditAction
@@ -60,8 +60,7 @@ async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> 
     owner_id = by.owner_filter(Scope.ADMIN)
     if "scopes" in changes:
         _require_held(changes["scopes"], by=by)
-    if by.kind is PrincipalKind.API_KEY:
-        _require_reach(await crud_api_key.require(api_key_id, owner_id=owner_id), changes, by=by)
+    await _require_reach(await crud_api_key.require(api_key_id, owner_id=owner_id), changes, by=by)
     key = await crud_api_key.change(api_key_id, changes, owner_id=owner_id)
     action = _ACTION_OF_ACTIVITY[changes.get("is_active")]
     await audit_service.record(action, by=by, target=("api_key", key.id), fields=sorted(changes))
@@ -73,7 +72,9 @@ async def delete(api_key_id: ObjectId, *, by: Principal) -> None:
     """Remove a key for good."""
     if _is_in_use(api_key_id, by):
         raise _in_use("delete")
-    key = await crud_api_key.remove(api_key_id, owner_id=by.owner_filter(Scope.ADMIN))
+    owner_id = by.owner_filter(Scope.ADMIN)
+    await _require_reach(await crud_api_key.require(api_key_id, owner_id=owner_id), {}, by=by)
+    key = await crud_api_key.remove(api_key_id, owner_id=owner_id)
     await audit_service.record(AuditAction.API_KEY_DELETED, by=by, target=("api_key", key.id), name=key.name)
 
 
@@ -87,7 +88,14 @@ def _is_in_use(api_key_id: ObjectId, by: Principal) -> bool:
     return by.kind is PrincipalKind.API_KEY and by.credential_id == api_key_id
 
 
-def _require_reach(key: ApiKey, changes: dict[str, Any], *, by: Principal) -> None:
+async def _require_reach(key: ApiKey, changes: dict[str, Any], *, by: Principal) -> None:
+    """A key does not touch a stronger one, and nobody but superusers the keys of a superuser."""
+    if key.owner_id is not None and key.owner_id != by.user_id and not by.is_superuser:
+        owner = await crud_user.find(key.owner_id)
+        if owner is not None and owner.is_superuser:
+            raise ForbiddenError("This is a superuser's key.")
+    if by.kind is not PrincipalKind.API_KEY:
+        return
     if not _is_in_use(key.id, by):
         _require_held(key.scopes, by=by)
         return

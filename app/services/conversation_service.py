@@ -1,5 +1,6 @@
 """Conversations: who takes part, what each may do. What one may not see does not exist."""
 
+import asyncio
 from typing import Any, NamedTuple
 
 from bson import ObjectId
@@ -31,6 +32,7 @@ from app.schemas.message import messages_of
 from app.services import audit_service
 
 MESSAGES_SHOWN = 100
+_PURGE_PAUSES = (1, 5, 30, 120, 600)
 
 
 class Detail(NamedTuple):
@@ -115,13 +117,21 @@ async def delete(conversation_id: ObjectId, *, versions: frozenset[int] | None, 
     if not await crud_conversation.remove(conversation_id, owner_id=_owner(by), versions=versions):
         raise await _why_unchanged(conversation_id, versions, by=by)
     await audit_service.record(AuditAction.CONVERSATION_DELETED, by=by, target=("conversation", conversation_id))
-    after_commit(lambda: background.start(crud_message.purge(conversation_id), name="purge_messages"))
+    after_commit(lambda: background.start(_purge(conversation_id), name="purge_messages"))
 
 
 async def finish_deletions() -> None:
     """Remove the messages of deleted conversations that an ended process left."""
     for conversation_id in await crud_conversation.deleted_ids():
-        await crud_message.purge(conversation_id)
+        background.start(_purge(conversation_id), name="purge_messages")
+
+
+async def _purge(conversation_id: ObjectId) -> None:
+    """Try until it is done: the database may be away for a while."""
+    for seconds in _PURGE_PAUSES:
+        if await crud_message.purge(conversation_id):
+            return
+        await asyncio.sleep(seconds)
 
 
 @transactional

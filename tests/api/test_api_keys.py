@@ -1026,3 +1026,41 @@ class TestAudit:
 
         assert verdict(response) == (500, "internal_error")
         assert await ApiKey.count() == 0
+
+
+class TestKeysOfASuperuser:
+    @pytest.mark.parametrize("who", ["admin", "service"])
+    @pytest.mark.parametrize(("method", "body"), [("PATCH", {"scopes": ["admin"]}), ("DELETE", None)])
+    async def test_are_left_alone_by_others(
+        self, client: AsyncClient, who: str, method: str, body: dict[str, Any] | None
+    ) -> None:
+        root = await make_signed_in(role=Role.SUPERUSER)
+        key = await make_api_key("read", owner=root)
+        caller = await make_signed_in(role=Role.ADMIN) if who == "admin" else await make_api_key("admin")
+
+        response = await client.request(method, url_of(key), headers=caller.headers, json=body)
+
+        assert verdict(response) == (403, "forbidden")
+        assert (await stored(key) or {})["scopes"] == ["read"]
+
+    async def test_are_in_the_hands_of_superusers(self, client: AsyncClient) -> None:
+        root, other = await make_signed_in(role=Role.SUPERUSER), await make_signed_in(role=Role.SUPERUSER)
+        key = await make_api_key("read", owner=root)
+
+        response = await client.delete(url_of(key), headers=other.headers)
+
+        assert response.status_code == 204
+        assert await stored(key) is None
+
+
+class TestStrongerKeys:
+    @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+    async def test_are_left_alone_by_weaker_ones(self, client: AsyncClient, method: str) -> None:
+        ada = await make_signed_in()
+        strong = await make_api_key("read", "write", owner=ada, is_active=False)
+        weak = await make_api_key("api_keys:*", owner=ada)
+
+        response = await client.request(method, url_of(strong), headers=weak.headers, json={"is_active": True})
+
+        assert verdict(response) == (403, "insufficient_scope")
+        assert (await stored(strong) or {})["is_active"] is False

@@ -94,7 +94,7 @@ class TestSecurityHeaders:
 
         assert response.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
 
-    @pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect"])
+    @pytest.mark.parametrize("path", ["/docs", "/redoc"])
     async def test_let_the_documentation_load_its_scripts(self, client: AsyncClient, path: str) -> None:
         response = await client.get(path)
 

@@ -407,3 +407,59 @@ class TestForwardedAddress:
             second = await client.get("/", headers={"X-Forwarded-For": "203.0.113.7"})
 
         assert statuses([first, second]) == [200, 429]
+
+
+class TestSecretsInsideOfRequests:
+    @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+    async def test_are_not_even_tried_once_the_budget_is_spent(self, limit: Limit, method: str) -> None:
+        async with limit(rate_limit_auth="2/minute") as limited, limited.client() as client:
+            ada = await make_signed_in()
+            body = {"email": "new@example.com"} if method == "PATCH" else {}
+            guesses = [
+                await client.request(
+                    method, "/api/v1/users/me", headers=ada.headers, json=body | {"current_password": guess}
+                )
+                for guess in ("wrong", "wrong", PASSWORD)
+            ]
+            still_there = await client.get("/api/v1/users/me", headers=ada.headers)
+
+        assert statuses(guesses) == [401, 401, 429]
+        assert still_there.json()["email"] == ada.document.email
+
+    async def test_are_bootstrap_tokens_too(self, limit: Limit) -> None:
+        async with limit(rate_limit_auth="2/minute", bootstrap_token="the-token-of-the-operator") as limited:
+            client = limited.client()
+            guesses = [
+                await client.post("/bootstrap", headers={"X-Bootstrap-Token": guess})
+                for guess in ("wrong", "wrong", "the-token-of-the-operator")
+            ]
+
+        assert statuses(guesses) == [401, 401, 429]
+
+
+class TestOwnRateOfAKey:
+    async def test_widens_no_personal_key(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited, limited.client() as client:
+            ada = await make_signed_in()
+            key = await make_api_key("read", owner=ada, rate_limit="1000/second")
+
+            responses = [await client.get("/api/v1/auth/me", headers=key.headers) for _ in range(3)]
+
+        assert statuses(responses) == [200, 200, 429]
+
+    async def test_takes_the_place_of_the_common_one_for_a_service(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited, limited.client() as client:
+            key = await make_api_key("read", rate_limit="3/minute")
+
+            responses = [await client.get("/api/v1/auth/me", headers=key.headers) for _ in range(4)]
+
+        assert statuses(responses) == [200, 200, 200, 429]
+
+
+class TestDocumentation:
+    @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+    async def test_is_counted_as_any_page(self, limit: Limit, path: str) -> None:
+        async with limit(rate_limit_anonymous="1/minute") as limited, limited.client() as client:
+            responses = [await client.get(path) for _ in range(2)]
+
+        assert statuses(responses) == [200, 429]

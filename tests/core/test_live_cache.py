@@ -172,6 +172,14 @@ class TestDeafness:
 
         assert cache.get("a") is None
 
+    def test_leaves_nothing_behind_that_was_learned_in_it(self, cache: LiveCache[str]) -> None:
+        go_deaf()
+        remember(cache, "a", ADA)
+
+        hear(60)
+
+        assert cache.get("a") is None
+
     def test_begins_when_the_next_word_is_late(self, cache: LiveCache[str], clock: Clock) -> None:
         hear(1)
         remember(cache, "a", ADA)

@@ -1,6 +1,6 @@
 import pytest
 
-from app.core.rate_limit import MemoryRateLimiter
+from app.core.rate_limit import MemoryRateLimiter, is_rate
 
 
 class Clock:
@@ -43,9 +43,17 @@ class TestHit:
         clock.now = ends_at
         assert not limiter.hit(rate, "login", "a").is_exceeded
 
-    @pytest.mark.parametrize(
-        "other", [("1/minute", "login", "b"), ("1/minute", "keys", "a"), ("2/minute", "login", "a")]
-    )
+    def test_has_no_fresh_budget_when_only_the_number_changes(self, limiter: MemoryRateLimiter) -> None:
+        for _ in range(3):
+            limiter.hit("2/minute", "login", "a")
+
+        assert limiter.hit("3/minute", "login", "a").is_exceeded
+
+    @pytest.mark.parametrize("text", ["0/minute", "10 per 5 seconds", "1/month", "1/minute;2/hour", "often", ""])
+    def test_is_no_rate(self, text: str) -> None:
+        assert not is_rate(text)
+
+    @pytest.mark.parametrize("other", [("1/minute", "login", "b"), ("1/minute", "keys", "a"), ("1/hour", "login", "a")])
     def test_has_a_budget_for_each_rate_purpose_and_caller(
         self, limiter: MemoryRateLimiter, other: tuple[str, str, str]
     ) -> None:

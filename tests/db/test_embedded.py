@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -136,6 +137,25 @@ def read(url: str) -> list[str]:
             except PyMongoError:
                 if time.monotonic() > give_up_at:
                     raise
+
+
+def start_server(folder: Path, *, port: int) -> subprocess.Popen[bytes]:
+    """A server over the data of the folder that has no keeper, as systems leave it that end no children."""
+    name = json.loads((folder / "mongodb" / "identity.json").read_text())["replica_set"]
+    data = folder / "mongodb" / "data"
+    server = subprocess.Popen(  # noqa: S603 - the server that the tests use
+        [find_mongod(None), "--dbpath", data, "--bind_ip", "127.0.0.1", "--port", str(port), "--replSet", name],
+        stdout=subprocess.DEVNULL,
+    )
+    with Client("127.0.0.1", port, directConnection=True) as client:
+        client.admin.command("ping")
+    return server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def port_of(url: str) -> int:
@@ -309,6 +329,24 @@ class TestAccidents:
         user.leave()
         until(lambda: not processes_of(folder))
 
+    @pytest.mark.parametrize("is_same_port", [True, False])
+    def test_takes_over_from_a_server_that_lost_its_keeper(
+        self, folder: Path, use: Callable[[], User], *, is_same_port: bool
+    ) -> None:
+        first = use()
+        url = first.url
+        write(url, "salt")
+        first.leave()
+        until(lambda: not processes_of(folder))
+        orphan = start_server(folder, port=port_of(url) if is_same_port else free_port())
+
+        second = use()
+        assert read(second.url) == ["salt"]
+
+        second.leave()
+        assert orphan.wait(timeout=15) is not None
+        until(lambda: not processes_of(folder))
+
     def test_starts_after_everything_was_killed(self, folder: Path, use: Callable[[], User]) -> None:
         user = use()
         url = user.url
@@ -345,6 +383,33 @@ class TestAccidents:
 
             assert read(url) == [f"{part} {number}" for part in ("jar", "lid") for number in done]
         assert len(tries) >= 1 + len(done)
+
+    def test_locks_nothing_after_a_transaction_that_was_given_up_while_the_server_froze(self, folder: Path) -> None:
+        seconds = []
+
+        @transactional
+        async def work() -> None:
+            await get_database()["jars"].update_one({"_id": "tea"}, {"$set": {"lid": "red"}})
+            os.kill(pid_of_server(folder), signal.SIGSTOP)
+            await get_database()["jars"].insert_one({"_id": "salt"})
+
+        async def run(url: str) -> None:
+            async with connected(url) as database:
+                await database["jars"].insert_one({"_id": "tea"})
+                started = time.monotonic()
+                with pytest.raises(DatabaseUnavailableError):
+                    await work()
+                seconds.append(time.monotonic() - started)
+                os.kill(pid_of_server(folder), signal.SIGCONT)
+                await background.drain(10)
+
+        with embedded_server(folder) as url:
+            asyncio.run(run(url))
+
+            with Client(url) as client, pymongo.timeout(5):
+                client["octopus"]["jars"].update_one({"_id": "tea"}, {"$set": {"lid": "blue"}})
+            assert read(url) == ["tea"]
+        assert seconds[0] < 5
 
     def test_does_not_believe_a_note_that_names_a_strangers_server(
         self, folder: Path, use: Callable[[], User], mongodb: Client

@@ -90,3 +90,14 @@ class TestInitDb:
         assert (ended.returncode, ended.stdout) == (1, "")
         assert len(ended.stderr.splitlines()) == 1
         assert "s3cret" not in ended.stderr
+
+
+class TestRepair:
+    def test_makes_an_index_that_was_dropped(self, run: Run, mongodb: Client, url: str, name: str) -> None:
+        assert run(url).returncode == 0
+        mongodb[name]["users"].drop_index("email_unique")
+
+        again = run(url)
+
+        assert again.returncode == 0
+        assert mongodb[name]["users"].index_information()["email_unique"]["unique"]

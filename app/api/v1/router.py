@@ -5,9 +5,9 @@ The busiest come first, since routes are tried in order.
 
 from fastapi.routing import APIRoute
 
-from app.api.v1.endpoints import api_keys, auth, bootstrap, conversations, health, messages, users
+from app.api.v1.endpoints import api_keys, auth, bootstrap, conversations, documentation, health, messages, users
 
-ROUTERS = (messages, conversations, users, auth, api_keys, health, bootstrap)
+ROUTERS = (messages, conversations, users, auth, api_keys, health, bootstrap, documentation)
 
 
 def all_routes() -> list[APIRoute]:

@@ -12,6 +12,7 @@ from app.api.deps import (
     UsersReader,
     UsersWriter,
 )
+from app.api.rate_limit import spend_if_presented
 from app.api.responses import NO_CONTENT, UNCHANGED, listed, tagged
 from app.core.normalise import name_key
 from app.crud import crud_user
@@ -34,13 +35,15 @@ async def get_own_profile(request: Request, me: UsersReader) -> Response:
 @router.patch("/me", response_model=UserRead)
 async def update_own_profile(request: Request, body: OwnUserUpdate, me: UsersWriter, versions: IfMatch) -> Response:
     """Change your own profile. A new e-mail address or password needs `current_password`."""
+    spend_if_presented(request, body.current_password)
     user = await user_service.update(me.account_id, body, versions=versions, by=me)
     return tagged(request, UserRead.model_validate(user), version=user.version)
 
 
 @router.delete("/me", **NO_CONTENT)
-async def delete_own_account(body: UserDelete, me: UsersWriter, versions: IfMatch) -> None:
+async def delete_own_account(request: Request, body: UserDelete, me: UsersWriter, versions: IfMatch) -> None:
     """Delete your own account. It needs `current_password`."""
+    spend_if_presented(request, body.current_password)
     await user_service.delete(
         me.account_id, current_password=body.current_password, reason=body.reason, versions=versions, by=me
     )
@@ -65,14 +68,18 @@ async def update_user(
     request: Request, user_id: Id, body: UserUpdate, writer: UsersWriter, versions: IfMatch
 ) -> Response:
     """Change a user. `role` and `is_active` are for administrators."""
+    spend_if_presented(request, body.current_password)
     user = await user_service.update(user_id, body, versions=versions, by=writer)
     return tagged(request, UserRead.model_validate(user), version=user.version)
 
 
 @router.delete("/{user_id}", **NO_CONTENT)
-async def delete_user(user_id: Id, writer: UsersWriter, versions: IfMatch, body: UserDelete | None = None) -> None:
+async def delete_user(
+    request: Request, user_id: Id, writer: UsersWriter, versions: IfMatch, body: UserDelete | None = None
+) -> None:
     """Delete a user. The account can be restored for some time; its names are free at once."""
     body = body or UserDelete()
+    spend_if_presented(request, body.current_password)
     await user_service.delete(
         user_id, current_password=body.current_password, reason=body.reason, versions=versions, by=writer
     )
