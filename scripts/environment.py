@@ -52,6 +52,8 @@ def prepare(requirements: str) -> None:
             ROOT / requirements,
         )
         _stamp(requirements).write_text(_fingerprint(requirements))
+        # The pins of development contain those of the service.
+        _stamp("requirements.txt").write_text(_fingerprint("requirements.txt"))
 
 
 def _make() -> None:

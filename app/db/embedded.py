@@ -98,10 +98,10 @@ def try_lock(file: Any, kind: int) -> bool:
 def _start(home: Path, mongod: Path, give_up_at: float) -> str:
     has_spawned = False
     while True:
-        state = _read_state(home)
-        if "port" in state and _is_ours(state):
+        has_keeper, state = _has_keeper(home), _read_state(home)
+        if has_keeper and "port" in state and _is_ours(state):
             return f"mongodb://127.0.0.1:{state['port']}/octopus?replicaSet={state['replica_set']}"
-        if not _has_keeper(home):
+        if not has_keeper:
             if has_spawned and "error" in state:
                 raise EmbeddedServerError(state["error"])
             _spawn_keeper(home, mongod)

@@ -165,7 +165,8 @@ async def _until_committed(
         _require_transient(error)
     backoff = _FIRST_BACKOFF_SECONDS
     async with _retries:
-        while True:
+        # The driver may swallow the cancellation by which the time-out ends this.
+        while (task := asyncio.current_task()) is not None and not task.cancelling():
             callbacks.clear()
             try:
                 return await _attempt(session, work, *args, **kwargs)
@@ -173,6 +174,7 @@ async def _until_committed(
                 _require_transient(error)
             await asyncio.sleep(random.random() * backoff)  # noqa: S311 - not a secret
             backoff = min(backoff * 1.5, _LONGEST_BACKOFF_SECONDS)
+    raise asyncio.CancelledError
 
 
 def _require_transient(error: PyMongoError) -> None:
