@@ -8,7 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from app.api.deps import API_KEY_HEADER, Needs, if_match, key_creator, optional_principal
+from app.api.deps import API_KEY_HEADER, Needs, QueryOf, if_match, key_creator, optional_principal
 from app.core.version import VERSION
 from app.schemas.problem import Problem
 
@@ -76,8 +76,9 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     if _asks(route.dependant, _CREDENTIALS):
         optional: list[dict[str, list[str]]] = [{}] if _asks(route.dependant, (optional_principal,)) else []
         operation["security"] = [*optional, {"bearer": []}, {"apiKey": []}]
+    operation.setdefault("parameters", []).extend(_query_parameters(route.dependant))
     if _asks(route.dependant, (if_match,)):
-        operation.setdefault("parameters", []).append(_IF_MATCH)
+        operation["parameters"].append(_IF_MATCH)
 
 
 def _statuses(route: APIRoute) -> set[int]:
@@ -88,9 +89,40 @@ def _statuses(route: APIRoute) -> set[int]:
         statuses |= {401, 403, 404}
     if is_write:
         statuses |= {401, 403, 409, 412}
-    if route.body_field or route.dependant.query_params or route.dependant.header_params:
+    if route.body_field or _asks(route.dependant, (QueryOf,)) or route.dependant.header_params:
         statuses |= {415, 422}
     return statuses
+
+
+def _query_parameters(dependant: Dependant) -> list[dict[str, Any]]:
+    """The parameters that a list reads as one model, each as the document wants it."""
+    models = [found.call.model for found in dependant.dependencies if isinstance(found.call, QueryOf)]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.pop("description", ""),
+            "schema": schema,
+        }
+        for model in models
+        for name, schema in _inlined(model.model_json_schema())["properties"].items()
+    ]
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its definitions in the places that refer to them."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(part: Any) -> Any:
+        if isinstance(part, dict):
+            if "$ref" in part:
+                return resolve(definitions[part["$ref"].rpartition("/")[2]])
+            return {key: resolve(value) for key, value in part.items()}
+        return [resolve(value) for value in part] if isinstance(part, list) else part
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
 
 
 def _asks(dependant: Dependant, wanted: tuple[Any, ...]) -> bool:

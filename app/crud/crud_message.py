@@ -8,7 +8,7 @@ from pymongo.errors import ConnectionFailure
 from app.core.clock import utc_now
 from app.core.exceptions import NotFoundError
 from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page
-from app.db.mongo import Raw, find_batch
+from app.db.mongo import Raw, find_batch, find_below
 from app.models.conversation import DeletedConversation
 from app.models.enums import MessageRole
 from app.models.message import Message
@@ -56,16 +56,23 @@ async def page(
     is_ascending: bool,
     limit: int,
     cursor: str | None,
-) -> Page[Raw]:
-    """In the order of the conversation. `after` is a message to begin behind, for polling the end of it."""
+    seen_by: ObjectId | None,
+) -> Page[Raw] | None:
+    """In the order of the conversation; none when it has no such participant as `seen_by`, where that is given.
+
+    `after` is a message to begin behind, for polling the end of it.
+    """
     where: Filter = {"conversation_id": conversation_id}
     if role is not None:
         where["role"] = role
     if after is not None:
         where["seq"] = {"$gt": await _seq_of(after, conversation_id)}
     listing = Listing("messages", where, ["seq"], ASCENDING if is_ascending else DESCENDING)
-    rows = await find_batch("messages", listing.after(cursor), sort=listing.order, limit=limit + 1)
-    return listing.page(rows, limit)
+    conversation = {"_id": conversation_id, **({} if seen_by is None else {"participants.user_id": seen_by})}
+    rows = await find_below(
+        "conversations", conversation, "messages", listing.after(cursor), sort=listing.order, limit=limit + 1
+    )
+    return None if rows is None else listing.page(rows, limit)
 
 
 async def purge(conversation_id: ObjectId) -> bool:

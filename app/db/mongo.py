@@ -13,7 +13,7 @@ from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from app.core import background
 from app.core.exceptions import DatabaseUnavailableError
@@ -42,6 +42,9 @@ _FIRST_BACKOFF_SECONDS: Final = 0.005
 _LONGEST_BACKOFF_SECONDS: Final = 0.5
 # The hot paths render every time as UTC, so the driver need not attach a zone to each.
 _NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False)
+
+# What the server says when one document would hold more than 16 MB.
+_TOO_LARGE: Final = frozenset({4568, 10334, 17420})
 
 _database: AsyncDatabase[Raw] | None = None
 # Transactions of this process that have met another are run again one at a time: a crowd of them would go on meeting.
@@ -109,6 +112,29 @@ async def find_batch(
     await get_database().command({"killCursors": collection, "cursors": [cursor["id"]]})
     found = get_database().get_collection(collection, codec_options=_NAIVE_UTC).find(where, fields, limit=limit)
     return await found.sort(sort).to_list() if sort else await found.to_list()
+
+
+async def find_below(
+    parents: str, parent: Raw, collection: str, where: Raw, *, sort: Raw, limit: int
+) -> list[Raw] | None:
+    """As `find_batch`, as long as there is such a parent; none when there is not. One exchange for both questions."""
+    below = [{"$match": where}, {"$sort": sort}, {"$limit": limit}]
+    pipeline = [
+        {"$match": parent},
+        {"$project": {"_id": 1}},
+        {"$lookup": {"from": collection, "pipeline": below, "as": "below"}},
+    ]
+    try:
+        answer = await get_database().command(
+            {"aggregate": parents, "pipeline": pipeline, "cursor": {}}, codec_options=_NAIVE_UTC
+        )
+    except OperationFailure as error:
+        if error.code not in _TOO_LARGE:
+            raise
+        has_parent = await find_batch(parents, parent, fields={"_id": 1}, limit=1)
+        return await find_batch(collection, where, sort=sort, limit=limit) if has_parent else None
+    found = answer["cursor"]["firstBatch"]
+    return found[0]["below"] if found else None
 
 
 def transactional(work: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:

@@ -43,10 +43,8 @@ def messages_of(
     messages: Iterable[Mapping[str, Any]], usernames: Mapping[ObjectId, str | None]
 ) -> list[dict[str, Any]]:
     """Raw messages as they go out; each author is rendered once, however many of them it wrote."""
-    authors: dict[ObjectId | None, Any] = {
-        user_id: {"id": str(user_id), "username": username} for user_id, username in usernames.items()
-    }
-    authors[None] = None
+    # By the bytes of the id, whose comparison costs a fraction of the id's own.
+    authors = {user_id.binary: {"id": str(user_id), "username": username} for user_id, username in usernames.items()}
     return [
         {
             "id": message["_id"],
@@ -54,7 +52,7 @@ def messages_of(
             "seq": message["seq"],
             "role": message["role"],
             "content": message["content"],
-            "user": authors.get(user_id := message["user_id"]) or _unknown(user_id),
+            "user": (user_id := message["user_id"]) and (authors.get(user_id.binary) or _unknown(user_id)),
             "model": message["model"],
             "created_at": message["created_at"],
             "edited_at": message["edited_at"],
@@ -64,6 +62,6 @@ def messages_of(
     ]
 
 
-def _unknown(user_id: ObjectId | None) -> dict[str, Any] | None:
+def _unknown(user_id: ObjectId) -> dict[str, Any]:
     """An author whose account is gone keeps its id."""
-    return None if user_id is None else {"id": user_id, "username": None}
+    return {"id": user_id, "username": None}

@@ -32,16 +32,18 @@ async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal)
 
 async def page(conversation_id: ObjectId, query: MessageQuery, *, by: Principal) -> Page[dict[str, Any]]:
     """The messages of a conversation that the caller may see."""
-    if not await crud_conversation.exists(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_READ)):
-        raise NotFoundError("There is no such conversation.")
-    rows, next_cursor = await crud_message.page(
+    found = await crud_message.page(
         conversation_id,
         role=query.role,
         after=query.after,
         is_ascending=query.order == "asc",
         limit=query.limit,
         cursor=query.cursor,
+        seen_by=by.owner_filter(Scope.CONVERSATIONS_READ),
     )
+    if found is None:
+        raise NotFoundError("There is no such conversation.")
+    rows, next_cursor = found
     usernames = await _usernames([row["user_id"] for row in rows], by=by)
     return Page(messages_of(rows, usernames), next_cursor)
 
@@ -74,7 +76,7 @@ def _writer(body: MessageCreate, *, by: Principal) -> ObjectId | None:
 
 
 async def _usernames(user_ids: list[Any], *, by: Principal) -> dict[ObjectId, str | None]:
-    wanted = set(user_ids) - {None}
+    wanted = set({user_id.binary: user_id for user_id in user_ids if user_id is not None}.values())
     if by.kind is PrincipalKind.USER and wanted == {by.user_id}:
         return dict.fromkeys(wanted, by.name)
     cards = await crud_user.cards_of(wanted)

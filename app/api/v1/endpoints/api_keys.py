@@ -1,15 +1,13 @@
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
-from app.api.deps import ApiKeyCreator, ApiKeysReader, ApiKeysWriter, Id
+from app.api.deps import ApiKeyCreator, ApiKeyList, ApiKeysReader, ApiKeysWriter, Id
 from app.api.responses import NO_CONTENT, listed
 from app.core.scopes import Scope
 from app.crud import crud_api_key
 from app.models.api_key import ApiKey
 from app.schemas.api_key import ApiKeyCreate, ApiKeyCreated, ApiKeyRead, ApiKeyUpdate
-from app.schemas.page import ApiKeyQuery
 from app.services import api_key_service
 
 router = APIRouter(prefix="/api/v1/api-keys", tags=["api keys"])
@@ -23,7 +21,7 @@ async def create_api_key(body: ApiKeyCreate, creator: ApiKeyCreator) -> ApiKeyCr
 
 
 @router.get("", response_model=list[ApiKeyRead])
-async def list_api_keys(request: Request, reader: ApiKeysReader, query: Annotated[ApiKeyQuery, Query()]) -> Response:
+async def list_api_keys(request: Request, reader: ApiKeysReader, query: ApiKeyList) -> Response:
     """Keys, newest first: an administrator sees all, a user its own."""
     rows, next_cursor = await crud_api_key.page(
         owner_id=reader.owner_filter(Scope.ADMIN),

@@ -1,10 +1,9 @@
 from http import HTTPStatus
-from typing import Annotated
 
 from beanie import PydanticObjectId
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
-from app.api.deps import ConversationsReader, ConversationsWriter, Id, IfMatch
+from app.api.deps import ConversationList, ConversationsReader, ConversationsWriter, Id, IfMatch
 from app.api.responses import NO_CONTENT, UNCHANGED, listed, tagged
 from app.core.principal import Principal
 from app.core.scopes import Scope
@@ -17,7 +16,6 @@ from app.schemas.conversation import (
     ParticipantAdd,
     summary_of,
 )
-from app.schemas.page import ConversationQuery
 from app.services import conversation_service
 
 router = APIRouter(prefix="/api/v1/conversations", tags=["conversations"])
@@ -42,9 +40,7 @@ async def create_conversation(request: Request, body: ConversationCreate, writer
 
 
 @router.get("", response_model=list[ConversationSummary])
-async def list_conversations(
-    request: Request, reader: ConversationsReader, query: Annotated[ConversationQuery, Query()]
-) -> Response:
+async def list_conversations(request: Request, reader: ConversationsReader, query: ConversationList) -> Response:
     """Conversations by last activity: a user's own, or for a service all of them."""
     rows, next_cursor = await crud_conversation.page(
         user_id=reader.owner_filter(Scope.CONVERSATIONS_READ),
@@ -58,7 +54,7 @@ async def list_conversations(
 
 @router.get("/user/{user_id}", response_model=list[ConversationSummary])
 async def list_conversations_of_user(
-    request: Request, user_id: Id, reader: ConversationsReader, query: Annotated[ConversationQuery, Query()]
+    request: Request, user_id: Id, reader: ConversationsReader, query: ConversationList
 ) -> Response:
     """The conversations that a user takes part in, by last activity, with what is unread to that user."""
     await conversation_service.require_listable(user_id, by=reader)

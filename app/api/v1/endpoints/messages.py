@@ -1,12 +1,10 @@
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
-from app.api.deps import ConversationsReader, ConversationsWriter, Id
+from app.api.deps import ConversationsReader, ConversationsWriter, Id, MessageList
 from app.api.responses import JsonResponse, listed
 from app.schemas.message import MessageCreate, MessageRead
-from app.schemas.page import MessageQuery
 from app.services import message_service
 
 router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/messages", tags=["messages"])
@@ -14,7 +12,7 @@ router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/messages", ta
 
 @router.get("", response_model=list[MessageRead])
 async def list_messages(
-    request: Request, conversation_id: Id, reader: ConversationsReader, query: Annotated[MessageQuery, Query()]
+    request: Request, conversation_id: Id, reader: ConversationsReader, query: MessageList
 ) -> Response:
     """The messages of a conversation, oldest first. Poll the end of it with `after`."""
     rows, next_cursor = await message_service.page(conversation_id, query, by=reader)

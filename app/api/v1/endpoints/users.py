@@ -1,13 +1,13 @@
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from app.api.deps import (
     ANONYMOUS_RATE,
     Id,
     IfMatch,
     OptionalCaller,
+    UserList,
     UsersLister,
     UsersReader,
     UsersWriter,
@@ -17,7 +17,6 @@ from app.api.responses import NO_CONTENT, UNCHANGED, listed, tagged
 from app.core.normalise import name_key
 from app.crud import crud_user
 from app.models.user import User
-from app.schemas.page import UserQuery
 from app.schemas.user import OwnUserUpdate, UserCard, UserCreate, UserDelete, UserRead, UserUpdate
 from app.services import user_service
 
@@ -86,7 +85,7 @@ async def delete_user(
 
 
 @router.get("", response_model=list[UserRead])
-async def list_users(request: Request, _: UsersLister, query: Annotated[UserQuery, Query()]) -> Response:
+async def list_users(request: Request, _: UsersLister, query: UserList) -> Response:
     """Users, newest first."""
     rows, next_cursor = await crud_user.page(**dict(query))
     return listed(request, [UserRead.model_validate(user) for user in rows], next_cursor)
