@@ -18,6 +18,7 @@ from app.core.config import Settings
 from app.db import change_feed
 from app.db.embedded import embedded_server, try_lock
 from app.main import create_app
+from app.models.audit_event import AuditEvent
 
 SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
 # No limit is met by accident; the tests of limits set their own.
@@ -128,6 +129,17 @@ def running(app: FastAPI) -> AbstractAsyncContextManager[Any]:
 def client_of(app: FastAPI, address: str = "127.0.0.1") -> AsyncClient:
     """A client at that address. What the application raises fails the test that caused it."""
     return AsyncClient(transport=ASGITransport(app, client=(address, 50000)), base_url="http://test")
+
+
+@asynccontextmanager
+async def no_event_can_be_written() -> AsyncIterator[None]:
+    """Have the last write of every transaction refused: what it had written before must be gone then."""
+    database = AuditEvent.get_pymongo_collection().database
+    await database.command("collMod", "audit_events", validator={"action": {"$exists": False}})
+    try:
+        yield
+    finally:
+        await database.command("collMod", "audit_events", validator={})
 
 
 @pytest.fixture

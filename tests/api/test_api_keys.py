@@ -1,7 +1,6 @@
 import re
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from app.core.scopes import Role
 from app.main import create_app
 from app.models.api_key import ApiKey
 from app.models.audit_event import AuditEvent
-from tests.conftest import Serve, client_of, running
+from tests.conftest import Serve, client_of, no_event_can_be_written, running
 from tests.factories import StoredKey, make_api_key, make_signed_in, make_user
 
 API_KEYS = "/api/v1/api-keys"
@@ -77,16 +76,6 @@ def sealed(body: str) -> str:
 
 def verdict(response: Response) -> tuple[int, str]:
     return response.status_code, response.json().get("code")
-
-
-@asynccontextmanager
-async def no_event_can_be_written() -> AsyncIterator[None]:
-    database = AuditEvent.get_pymongo_collection().database
-    await database.command("collMod", "audit_events", validator={"action": {"$exists": False}})
-    try:
-        yield
-    finally:
-        await database.command("collMod", "audit_events", validator={})
 
 
 @pytest.fixture

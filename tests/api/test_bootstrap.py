@@ -1,6 +1,4 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -9,7 +7,7 @@ from httpx import AsyncClient
 
 from app.models.api_key import ApiKey
 from app.models.audit_event import AuditEvent
-from tests.conftest import Serve
+from tests.conftest import Serve, no_event_can_be_written
 
 # Of the published form: the last six characters are the CRC-32 of the rest in base62.
 MASTER = "octopus_Kx7Qm2Vd_Zr5Tn8Wb3Yc6Hf1Jg4Lp9Xk2Sv7Mq0De0rZwj9"
@@ -31,16 +29,6 @@ async def scopes_of(client: AsyncClient, key: str) -> list[str]:
     assert response.status_code == 200
     scopes: list[str] = response.json()["scopes"]
     return scopes
-
-
-@asynccontextmanager
-async def no_event_can_be_written() -> AsyncIterator[None]:
-    database = AuditEvent.get_pymongo_collection().database
-    await database.command("collMod", "audit_events", validator={"action": {"$exists": False}})
-    try:
-        yield
-    finally:
-        await database.command("collMod", "audit_events", validator={})
 
 
 class TestBootstrap:

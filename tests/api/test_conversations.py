@@ -1,6 +1,4 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation, Participant
 from app.models.enums import ParticipantRole
 from app.models.message import Message
-from tests.conftest import Serve
+from tests.conftest import Serve, no_event_can_be_written
 from tests.factories import (
     SignedInUser,
     make_api_key,
@@ -94,16 +92,6 @@ def roles_in(shown: dict[str, Any]) -> list[tuple[str, str]]:
 
 def ids_in(response: Response) -> list[str]:
     return [row["id"] for row in response.json()]
-
-
-@asynccontextmanager
-async def no_event_can_be_written() -> AsyncIterator[None]:
-    database = AuditEvent.get_pymongo_collection().database
-    await database.command("collMod", "audit_events", validator={"action": {"$exists": False}})
-    try:
-        yield
-    finally:
-        await database.command("collMod", "audit_events", validator={})
 
 
 class TestCreate:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +17,7 @@ from app.models.deleted_user import DeletedUser
 from app.models.enums import Plan
 from app.models.session import Session
 from app.models.user import User
-from tests.conftest import Serve
+from tests.conftest import Serve, no_event_can_be_written
 from tests.factories import SignedInUser, StoredUser, make_api_key, make_signed_in, make_user, sign_in
 
 USERS = "/api/v1/users"
@@ -1182,16 +1181,6 @@ class TestConditionalRequest:
         (won,) = [response for response in responses if response.status_code == 200]
         assert [refusal(lost) for lost in responses if lost is not won] == [(412, "precondition_failed")] * 9
         assert await show(client, ada) == won.json()
-
-
-@asynccontextmanager
-async def no_event_can_be_written() -> AsyncIterator[None]:
-    database = AuditEvent.get_pymongo_collection().database
-    await database.command("collMod", "audit_events", validator={"action": {"$exists": False}})
-    try:
-        yield
-    finally:
-        await database.command("collMod", "audit_events", validator={})
 
 
 async def everything() -> dict[str, list[dict[str, Any]]]:
