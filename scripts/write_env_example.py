@@ -20,6 +20,7 @@ GROUPS: Final = {
     "ENVIRONMENT": "Process",
     "DATA_DIR": "Database and files",
     "SECRET_KEY": "Secrets, tokens and accounts",
+    "SMTP_URL": "Mail",
     "CORS_ORIGINS": "Browsers, proxies and host names",
     "RATE_LIMIT_ANONYMOUS": "Limits",
 }

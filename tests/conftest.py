@@ -21,6 +21,7 @@ from app.main import create_app
 from app.models.audit_event import AuditEvent
 
 SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
+ENCRYPTION_KEY = "7Vh1cX0rPq2dQm5T8sKjW3uYzLb6NfGa9HeRiOoUxCk="
 # No limit is met by accident; the tests of limits set their own.
 AMPLE = "100000/minute"
 
@@ -88,6 +89,7 @@ def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
             "database_url": database_url,
             "data_dir": tmp_path,
             "secret_key": SECRET,
+            "encryption_keys": [ENCRYPTION_KEY],
             "bcrypt_rounds": 4,
             "rate_limit_anonymous": AMPLE,
             "rate_limit_auth": AMPLE,

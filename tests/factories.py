@@ -11,8 +11,10 @@ from passlib.context import CryptContext
 from app.core import key_format
 from app.core.clock import utc_now
 from app.core.normalise import name_key
+from app.core.principal import Principal
 from app.core.scopes import Role
 from app.core.tokens import RefreshToken, new_access_token
+from app.crud.crud_session import identity_of
 from app.models.api_key import ApiKey
 from app.models.conversation import Conversation, Participant
 from app.models.enums import MessageRole, ParticipantRole
@@ -79,22 +81,24 @@ async def make_user(
     return StoredUser(document, password)
 
 
-async def sign_in(user: StoredUser, *, expires_at: datetime | None = None) -> SignedInUser:
+async def sign_in(user: StoredUser, *, expires_at: datetime | None = None, has_mfa: bool = False) -> SignedInUser:
     session_id = ObjectId()
     refresh = RefreshToken.new(session_id)
     session = Session(
         id=session_id,
         user_id=user.id,
-        username=user.document.username,
-        role=user.document.role,
+        **identity_of(user.document),
         refresh_digest=refresh.digest,
         last_used_at=utc_now(),
         expires_at=expires_at or utc_now() + timedelta(days=30),
         ip="127.0.0.1",
         user_agent="factory",
+        has_mfa=has_mfa,
     )
     await session.insert()
-    access_token, _ = new_access_token(user.id, session_id, user.document.role)
+    access_token, _ = new_access_token(
+        Principal.of_user(user.id, name=None, role=user.document.role, session_id=session_id)
+    )
     return SignedInUser(user.document, user.password, session, access_token, str(refresh))
 
 

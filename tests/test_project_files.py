@@ -20,7 +20,7 @@ from dotenv import dotenv_values
 
 from app.core.config import Settings
 from app.core.version import VERSION
-from tests.conftest import SECRET
+from tests.conftest import ENCRYPTION_KEY, SECRET
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
@@ -107,7 +107,8 @@ class TestImage:
         assert run_command(*start_command(), "--help", cwd=image, env=image_environment(image)).returncode == 0
 
     def test_serves_until_it_is_told_to_stop_and_writes_nothing(self, image: Path, database_url: str) -> None:
-        secrets = {"SECRET_KEY": SECRET, "BOOTSTRAP_TOKEN": SECRET, "DATABASE_URL": database_url}
+        secrets = {"SECRET_KEY": SECRET, "BOOTSTRAP_TOKEN": SECRET, "ENCRYPTION_KEYS": ENCRYPTION_KEY}
+        secrets["DATABASE_URL"] = database_url
         environment = image_environment(image) | secrets | {"PORT": str(free_port())}
         before = set(image.rglob("*"))
 

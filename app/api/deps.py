@@ -14,6 +14,7 @@ from app.core.exceptions import (
     AmbiguousCredentialsError,
     InsufficientScopeError,
     InvalidTokenError,
+    MfaRequiredError,
     UnauthenticatedError,
 )
 from app.core.principal import ANONYMOUS, Principal
@@ -22,6 +23,9 @@ from app.schemas.page import ApiKeyQuery, ConversationQuery, MessageQuery, PageQ
 from app.services import auth_service
 
 API_KEY_HEADER: Final = "octopus-api-key"
+
+
+MUST_ENROL: Final = "Your role needs a second factor: set one up with POST /api/v1/auth/mfa/totp, then sign in again."
 
 
 class Needs:
@@ -40,6 +44,8 @@ class Needs:
             raise UnauthenticatedError
         rate_limit.spend_authenticated(request, principal)
         if self.scope is not None:
+            if principal.must_enrol:
+                raise MfaRequiredError(MUST_ENROL)
             self._require_scope(principal, self.scope)
         return principal
 
@@ -125,6 +131,13 @@ OptionalCaller = Annotated[Principal, Depends(optional_principal)]
 UsersReader = Annotated[Principal, Depends(Needs(Scope.USERS_READ))]
 UsersLister = Annotated[Principal, Depends(Needs(Scope.USERS_READ, over_others=True))]
 UsersWriter = Annotated[Principal, Depends(Needs(Scope.USERS_WRITE))]
+ItemsReader = Annotated[Principal, Depends(Needs(Scope.ITEMS_READ))]
+ItemsWriter = Annotated[Principal, Depends(Needs(Scope.ITEMS_WRITE))]
+StaffViewer = Annotated[Principal, Depends(Needs(Scope.STAFF_VIEW, over_others=True))]
+StaffAssistant = Annotated[Principal, Depends(Needs(Scope.STAFF_ASSIST, over_others=True))]
+StaffManager = Annotated[Principal, Depends(Needs(Scope.STAFF_MANAGE, over_others=True))]
+Administrator = Annotated[Principal, Depends(Needs(Scope.ADMIN, over_others=True))]
+TokenInspector = Annotated[Principal, Depends(Needs(Scope.TOKENS_INTROSPECT, over_others=True))]
 ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
 ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
 ApiKeyCreator = Annotated[Principal, Depends(key_creator)]

@@ -33,7 +33,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.PayloadTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     exceptions.UnsupportedMediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     exceptions.InvalidContentError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    exceptions.RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
+    exceptions.LimitReachedError: HTTPStatus.TOO_MANY_REQUESTS,
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
@@ -129,7 +129,7 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.context["needed"]}"'}
     if isinstance(error, exceptions.PayloadTooLargeError):
         return _CLOSE
-    if isinstance(error, exceptions.RateLimitedError):
+    if isinstance(error, exceptions.LimitReachedError) and error.retry_after is not None:
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, exceptions.DatabaseUnavailableError):
         return {"Retry-After": str(_RETRY_AFTER_SECONDS)}

@@ -7,14 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
+from cryptography.fernet import MultiFernet
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core import key_format
+from app.core import encryption, key_format
 from app.core.development_secret import development_secret
 from app.core.keyring import Keyring
 from app.core.network import parse_network
 from app.core.rate_limit import is_rate
+from app.core.scopes import Role
 
 MIN_SECRET_BYTES: Final = 32
 MIN_DISTINCT_CHARACTERS: Final = 8  # no random secret of that length has fewer
@@ -73,15 +75,47 @@ class Settings(BaseSettings):
         description="The key that POST /bootstrap installs; API_KEY is an alias",
     )
     bootstrap_token: SecretStr | None = Field(None, description="POST /bootstrap must show it in X-Bootstrap-Token")
+    encryption_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Fernet keys, comma-separated; the first encrypts, all decrypt; derived in development"
+    )
+    jwt_algorithm: str = Field(
+        "HS256",
+        pattern="^(HS256|RS256|ES256|EdDSA)$",
+        description="HS256 under SECRET_KEY, or RS256, ES256, EdDSA with JWT_PRIVATE_KEY_FILE",
+    )
+    jwt_private_key_file: Path | None = Field(
+        None, description="PEM file: the first private key signs, all keys in it verify and are published"
+    )
     jwt_issuer: str = Field("octopus", description="`iss` of access tokens")
     jwt_audience: str = Field("octopus", description="`aud` of access tokens")
     access_token_expire_minutes: int = Field(30, ge=1, description="Life of an access token")
     refresh_token_expire_days: int = Field(30, ge=1, description="Life of a refresh token; each refresh starts it anew")
+    password_scheme: str = Field(
+        "bcrypt", pattern="^(bcrypt|argon2id)$", description="bcrypt or argon2id; other hashes are renewed at login"
+    )
     bcrypt_rounds: int = Field(12, ge=4, le=20, description="Cost of a password hash, as a power of two")
     registration: str = Field(
         "open", pattern="^(open|closed)$", description="open, or closed: only administrators make accounts"
     )
+    require_verified_email: bool = Field(False, description="Only accounts with a verified address sign in")
+    require_mfa_for: Annotated[tuple[Role, ...], NoDecode] = Field(
+        (), description="Roles that need a second factor, comma-separated, such as admin,superuser"
+    )
+    lockout_attempts: int = Field(5, ge=1, le=100, description="Failed sign-ins that lock an account")
+    lockout_window_minutes: int = Field(15, ge=1, description="After how long a failed sign-in is forgotten")
     deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")
+
+    smtp_url: SecretStr | None = Field(
+        None, description="smtp://user:password@host:587?starttls=1 or smtps://; without it mails go to DATA_DIR/outbox"
+    )
+    mail_from: str = Field("octopus@localhost", description="Sender of mails")
+    public_url: str = Field("http://localhost:8000", description="Where the service is reached; links in mails")
+    password_reset_url: str | None = Field(
+        None, description="Page of your own that the link of a reset mail opens; `?token=` is added"
+    )
+    email_verify_url: str | None = Field(
+        None, description="Page of your own that the link of a verification mail opens; `?token=` is added"
+    )
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="JSON list of origins whose pages may call"
@@ -103,7 +137,15 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body")
 
-    @field_validator("previous_secret_keys", "cors_origins", "trusted_proxies", "trusted_hosts", mode="before")
+    @field_validator(
+        "previous_secret_keys",
+        "encryption_keys",
+        "require_mfa_for",
+        "cors_origins",
+        "trusted_proxies",
+        "trusted_hosts",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         """A list as JSON, or its parts with commas between, as `CORS_ORIGINS=*`."""
@@ -157,6 +199,10 @@ class Settings(BaseSettings):
         faults += _faults_of("SECRET_KEY", self.secret_key)
         for previous in self.previous_secret_keys:
             faults += _faults_of("a key of PREVIOUS_SECRET_KEYS", previous)
+        if not self.encryption_keys and not self._may_generate_secret:
+            faults.append("ENCRYPTION_KEYS is missing")
+        if not all(encryption.is_key(key.get_secret_value()) for key in self.encryption_keys):
+            faults.append("a key of ENCRYPTION_KEYS is not a Fernet key; scripts/generate_secrets.py prints one")
         if self.master_api_key and key_format.parse(self.master_api_key.get_secret_value()) is None:
             faults.append("MASTER_API_KEY is not an API key; scripts/generate_secrets.py prints one")
         return faults
@@ -188,6 +234,12 @@ class Settings(BaseSettings):
         """The secrets that sign and derive; in development the current one is made on first use and kept."""
         current = self.secret_key.get_secret_value().encode() if self.secret_key else development_secret(self.data_dir)
         return Keyring((current, *(key.get_secret_value().encode() for key in self.previous_secret_keys)))
+
+    @cached_property
+    def cipher(self) -> MultiFernet:
+        """Encrypts what is secret at rest and must be read again; in development under keys derived from the secret."""
+        keys = [key.get_secret_value().encode() for key in self.encryption_keys]
+        return encryption.cipher_of(keys or [encryption.key_from(derived) for derived in self.keyring.derive("cipher")])
 
 
 def _faults_of(name: str, secret: SecretStr | None) -> list[str]:

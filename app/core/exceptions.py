@@ -63,6 +63,16 @@ class TokenRevokedError(RejectedCredentialError):
     message = "The session of this token has ended."
 
 
+class InvalidOtpError(RejectedCredentialError):
+    code = "invalid_otp"
+    message = "The code is wrong, or was used before."
+
+
+class MfaRequiredError(UnauthenticatedError):
+    code = "mfa_required"
+    message = "Give the code of your authenticator, or a recovery code, in `otp`."
+
+
 class InvalidApiKeyError(RejectedCredentialError):
     code = "invalid_api_key"
     message = "The API key is not valid."
@@ -91,6 +101,11 @@ class IpNotAllowedError(ForbiddenError):
 class AccountDisabledError(ForbiddenError):
     code = "account_disabled"
     message = "This account is deactivated."
+
+
+class EmailNotVerifiedError(ForbiddenError):
+    code = "email_not_verified"
+    message = "Verify your e-mail address first: follow the link in the mail, or ask for another one."
 
 
 class RegistrationClosedError(ForbiddenError):
@@ -156,14 +171,42 @@ class WeakPasswordError(InvalidContentError):
     code = "weak_password"
 
 
-class RateLimitedError(AppError):
-    """Too many requests. `retry_after` is in whole seconds."""
+class LimitReachedError(AppError):
+    """A limit is used up. `retry_after` is in whole seconds; none when waiting does not help."""
 
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RateLimitedError(LimitReachedError):
     code = "rate_limited"
 
     def __init__(self, retry_after: int) -> None:
-        super().__init__(f"Too many requests. Try again in {retry_after} s.")
-        self.retry_after = retry_after
+        super().__init__(f"Too many requests. Try again in {retry_after} s.", retry_after=retry_after)
+
+
+class AccountLockedError(LimitReachedError):
+    code = "account_locked"
+
+    def __init__(self, retry_after: int) -> None:
+        message = f"Too many failed sign-ins. Try again in {retry_after} s, or reset the password."
+        super().__init__(message, retry_after=retry_after)
+
+
+class DailyLimitReachedError(LimitReachedError):
+    code = "daily_limit_reached"
+    message = "The messages of today are used up. The count starts anew at midnight UTC."
+
+
+class CreditsExhaustedError(LimitReachedError):
+    code = "credits_exhausted"
+    message = "There are not enough credits left."
+
+
+class QuotaExceededError(LimitReachedError):
+    code = "quota_exceeded"
+    message = "The plan allows no more."
 
 
 class DatabaseUnavailableError(AppError):

@@ -6,8 +6,9 @@ from functools import cached_property
 
 from bson import ObjectId
 
+from app.core.config import get_settings
 from app.core.exceptions import ForbiddenError, InsufficientScopeError
-from app.core.scopes import ALL, GRANT_OF_ROLE, Grant, Role, Scope, Scopes
+from app.core.scopes import ALL, NO_GRANT, Grant, Role, Scope, Scopes, grant_of
 
 
 class PrincipalKind(StrEnum):
@@ -22,7 +23,8 @@ class Principal:
     """One caller.
 
     `user_id` is the account it acts as: a user's own, the owner's for a personal key, none for a
-    service key. `credential_id` is the session or the key. `allowed_ips` and `rate_limit` are a key's own.
+    service key. `credential_id` is the session or the key. `allowed_ips` are a key's own; `rate_limit` is a key's own
+    or that of a user's plan. `must_enrol`: its role needs a second factor, and without one it holds nothing.
     """
 
     kind: PrincipalKind
@@ -33,16 +35,30 @@ class Principal:
     role: Role | None = None
     allowed_ips: tuple[str, ...] = ()
     rate_limit: str | None = None
+    must_enrol: bool = False
 
     @classmethod
-    def of_user(cls, user_id: ObjectId, *, name: str | None, role: Role, session_id: ObjectId) -> "Principal":
+    def of_user(
+        cls,
+        user_id: ObjectId,
+        *,
+        name: str | None,
+        role: Role,
+        session_id: ObjectId,
+        staff_level: int | None = None,
+        has_mfa: bool = False,
+        rate_limit: str | None = None,
+    ) -> "Principal":
+        must_enrol = role in get_settings().require_mfa_for and not has_mfa
         return cls(
             kind=PrincipalKind.USER,
             name=name,
-            grant=GRANT_OF_ROLE[role],
+            grant=NO_GRANT if must_enrol else grant_of(role, staff_level),
             user_id=user_id,
             credential_id=session_id,
             role=role,
+            rate_limit=rate_limit,
+            must_enrol=must_enrol,
         )
 
     @classmethod
@@ -81,6 +97,11 @@ class Principal:
         return self.grant.own | self.grant.others
 
     @cached_property
+    def scope(self) -> str:
+        """What it may ask for, as OAuth 2 writes it: names separated by spaces."""
+        return " ".join(sorted(self.scopes))
+
+    @cached_property
     def is_superuser(self) -> bool:
         """Whether a superuser acts in person. No key does, not even a superuser's own."""
         return self.role is Role.SUPERUSER and self.kind is not PrincipalKind.API_KEY
@@ -115,4 +136,4 @@ class Principal:
         return self.user_id
 
 
-ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, None, Grant(own=frozenset(), others=frozenset()))
+ANONYMOUS = Principal(PrincipalKind.ANONYMOUS, None, NO_GRANT)

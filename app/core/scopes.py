@@ -22,6 +22,9 @@ class Scope(StrEnum):
     CONVERSATIONS_WRITE = "conversations:write"
     ITEMS_READ = "items:read"
     ITEMS_WRITE = "items:write"
+    STAFF_VIEW = "staff:view"
+    STAFF_ASSIST = "staff:assist"
+    STAFF_MANAGE = "staff:manage"
     TOKENS_INTROSPECT = "tokens:introspect"
     UPLOADS_READ = "uploads:read"
     UPLOADS_WRITE = "uploads:write"
@@ -53,10 +56,19 @@ ALL: Final[Scopes] = frozenset(Scope)
 READ: Final[Scopes] = frozenset({Scope.USERS_READ, Scope.CONVERSATIONS_READ, Scope.ITEMS_READ, Scope.UPLOADS_READ})
 WRITE: Final[Scopes] = frozenset({Scope.USERS_WRITE, Scope.CONVERSATIONS_WRITE, Scope.ITEMS_WRITE, Scope.UPLOADS_WRITE})
 
+# What staff of each level may do to the accounts of others: look; limits, activity, sessions; plan, credits, restore.
+_STAFF_OF_LEVEL: Final[dict[int, Scopes]] = {
+    1: frozenset({Scope.STAFF_VIEW}),
+    2: frozenset({Scope.STAFF_VIEW, Scope.STAFF_ASSIST}),
+    3: frozenset({Scope.STAFF_VIEW, Scope.STAFF_ASSIST, Scope.STAFF_MANAGE}),
+}
+LOWEST_STAFF_LEVEL: Final = min(_STAFF_OF_LEVEL)
+HIGHEST_STAFF_LEVEL: Final = max(_STAFF_OF_LEVEL)
+
 # What a key may be given, and what it means. `read` and `write` leave out keys, audit, usage and tokens:
-# a key for everyday data must not turn out to manage credentials.
+# a key for everyday data must not turn out to manage credentials. Staff acts in person, so its scopes have no names.
 SCOPES_OF_NAME: Final[dict[str, Scopes]] = {
-    **{scope.value: frozenset({scope}) for scope in Scope},
+    **{scope.value: frozenset({scope}) for scope in Scope if scope not in _STAFF_OF_LEVEL[HIGHEST_STAFF_LEVEL]},
     **{
         f"{resource}:*": frozenset({Scope(f"{resource}:read"), Scope(f"{resource}:write")})
         for resource in ("api_keys", "conversations", "items", "uploads", "users")
@@ -78,15 +90,24 @@ class Grant:
         return Grant(own=self.own & scopes, others=self.others & scopes)
 
 
+NO_GRANT: Final = Grant(own=frozenset(), others=frozenset())
 _OWNER: Final[Scopes] = READ | WRITE | {Scope.API_KEYS_READ, Scope.API_KEYS_WRITE}
 
-GRANT_OF_ROLE: Final[dict[Role, Grant]] = {
+_GRANT_OF_ROLE: Final[dict[Role, Grant]] = {
     Role.GUEST: Grant(own=READ, others=frozenset()),
     Role.USER: Grant(own=_OWNER, others=frozenset()),
     Role.SUPPORT: Grant(own=_OWNER, others=frozenset({Scope.USERS_READ})),
     Role.ADMIN: Grant(own=ALL, others=ALL),
     Role.SUPERUSER: Grant(own=ALL, others=ALL),
 }
+
+
+def grant_of(role: Role, staff_level: int | None = None) -> Grant:
+    """What a user of the role holds; support staff by its level, the lowest when it has none."""
+    grant = _GRANT_OF_ROLE[role]
+    if role is not Role.SUPPORT:
+        return grant
+    return Grant(own=grant.own, others=grant.others | _STAFF_OF_LEVEL[staff_level or LOWEST_STAFF_LEVEL])
 
 
 def expand(names: Iterable[str]) -> Scopes:

@@ -14,7 +14,7 @@ from bson import ObjectId
 from app.core.clock import utc_now
 from app.core.config import get_settings
 from app.core.exceptions import InvalidTokenError, TokenExpiredError
-from app.core.scopes import GRANT_OF_ROLE, Role
+from app.core.principal import Principal
 
 ALGORITHM: Final = "HS256"
 _REQUIRED: Final = ["sub", "sid", "jti", "role", "scope", "iat", "nbf", "exp", "iss", "aud"]
@@ -29,16 +29,16 @@ class AccessToken(NamedTuple):
     expires_at: datetime
 
 
-def new_access_token(user_id: ObjectId, session_id: ObjectId, role: Role) -> tuple[str, int]:
-    """A signed token and its life in seconds."""
+def new_access_token(principal: Principal) -> tuple[str, int]:
+    """A signed token for a user's session, and its life in seconds."""
     settings, now = get_settings(), utc_now()
     life = timedelta(minutes=settings.access_token_expire_minutes)
     claims = {
-        "sub": str(user_id),
-        "sid": str(session_id),
+        "sub": str(principal.account_id),
+        "sid": str(principal.session_id),
         "jti": secrets.token_urlsafe(12),
-        "role": role,
-        "scope": scope_of(role),
+        "role": principal.role,
+        "scope": principal.scope,
         "iat": now,
         "nbf": now,
         "exp": now + life,
@@ -46,12 +46,6 @@ def new_access_token(user_id: ObjectId, session_id: ObjectId, role: Role) -> tup
         "aud": settings.jwt_audience,
     }
     return jwt.encode(claims, settings.keyring.signing_secret, ALGORITHM), int(life.total_seconds())
-
-
-def scope_of(role: Role) -> str:
-    """What a user of the role may ask for, as OAuth 2 writes it: names separated by spaces."""
-    grant = GRANT_OF_ROLE[role]
-    return " ".join(sorted(grant.own | grant.others))
 
 
 def read_access_token(token: str) -> AccessToken:

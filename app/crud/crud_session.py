@@ -7,11 +7,13 @@ from bson import ObjectId
 
 from app.core import live_cache
 from app.core.clock import utc_now
+from app.core.plans import limits_of
 from app.crud.base import find_one_and_update
 from app.db.mongo import Raw, after_commit, find_batch
 from app.models.session import Session
+from app.models.user import User
 
-_AUTHENTICATION_FIELDS = {"username": 1, "role": 1}
+_AUTHENTICATION_FIELDS = {"username": 1, "role": 1, "staff_level": 1, "has_mfa": 1, "rate_limit": 1}
 
 
 async def find_live(session_id: ObjectId, *, user_id: ObjectId) -> Raw | None:
@@ -59,7 +61,17 @@ async def end_all(user_id: ObjectId, *, but: ObjectId | None = None) -> int:
     return result.deleted_count
 
 
-async def update_identity(user_id: ObjectId, identity: Raw) -> None:
-    """Repeat a changed role or username in the user's sessions."""
-    await Session.get_pymongo_collection().update_many({"user_id": user_id}, {"$set": identity})
-    after_commit(lambda: live_cache.forget(user_id))
+def identity_of(user: User) -> Raw:
+    """What a session repeats of its user."""
+    return {
+        "username": user.username,
+        "role": user.role,
+        "staff_level": user.staff_level,
+        "rate_limit": limits_of(user.plan, user.limits).rate,
+    }
+
+
+async def update_identity(user: User) -> None:
+    """Repeat what has changed of a user in its sessions."""
+    await Session.get_pymongo_collection().update_many({"user_id": user.id}, {"$set": identity_of(user)})
+    after_commit(lambda: live_cache.forget(user.id))

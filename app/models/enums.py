@@ -3,12 +3,6 @@
 from enum import StrEnum
 
 
-class Plan(StrEnum):
-    FREE = "free"
-    PRO = "pro"
-    ENTERPRISE = "enterprise"
-
-
 class ParticipantRole(StrEnum):
     OWNER = "owner"
     MEMBER = "member"
@@ -36,8 +30,17 @@ class AuditAction(StrEnum):
     CONVERSATION_CREATED = "conversation:created"
     CONVERSATION_DELETED = "conversation:deleted"
     CONVERSATION_UPDATED = "conversation:updated"
+    ITEM_CREATED = "item:created"
+    ITEM_DELETED = "item:deleted"
+    ITEM_UPDATED = "item:updated"
+    MFA_DISABLED = "mfa:disabled"
+    MFA_ENABLED = "mfa:enabled"
+    MFA_PREPARED = "mfa:prepared"
     PARTICIPANT_ADDED = "participant:added"
     PARTICIPANT_REMOVED = "participant:removed"
+    PASSWORD_RESET_REQUESTED = "password_reset:requested"  # noqa: S105 - no password
+    RECOVERY_CODE_USED = "recovery_code:used"
+    RECOVERY_CODES_RENEWED = "recovery_codes:renewed"
     SERVICE_BOOTSTRAPPED = "service:bootstrapped"
     SESSION_CREATED = "session:created"
     SESSION_ENDED = "session:ended"
@@ -46,5 +49,13 @@ class AuditAction(StrEnum):
     SESSION_REUSE_DETECTED = "session:reuse_detected"
     SESSIONS_ENDED = "sessions:ended"
     USER_CREATED = "user:created"
+    USER_CREDITED = "user:credited"
     USER_DELETED = "user:deleted"
+    USER_EXPORTED = "user:exported"
+    USER_LIMITS_RESET = "user:limits_reset"
+    USER_LOCKED = "user:locked"
+    USER_PASSWORD_RESET = "user:password_reset"  # noqa: S105 - no password
+    USER_PURGED = "user:purged"
+    USER_RESTORED = "user:restored"
     USER_UPDATED = "user:updated"
+    USER_VERIFIED = "user:verified"

@@ -1,7 +1,7 @@
 from datetime import datetime
 
 from beanie import PydanticObjectId
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from app.core.scopes import Role
 from app.models.base import BaseDocument
@@ -10,13 +10,16 @@ from app.models.base import BaseDocument
 class Session(BaseDocument):
     """One sign-in. It is the authority: no session, no access, whatever the token says.
 
-    `username` and `role` are the user's, repeated so that one read authenticates; whoever changes them on the
-    user changes them here in the same transaction.
+    What is the user's (`username`, `role`, `staff_level` and the rate of its plan) is repeated so that one read
+    authenticates; whoever changes it on the user changes it here in the same transaction.
     """
 
     user_id: PydanticObjectId
     username: str | None
     role: Role
+    staff_level: int | None = None
+    rate_limit: str | None = None
+    has_mfa: bool = False  # whether a second factor was shown
     refresh_digest: bytes
     generation: int = 0  # how many times the refresh token was exchanged
     rotated_at: datetime | None = None
@@ -24,10 +27,11 @@ class Session(BaseDocument):
     expires_at: datetime
     ip: str | None
     user_agent: str | None
+    device: str | None = None
 
     class Settings:
         name = "sessions"
         indexes = [  # noqa: RUF012
-            IndexModel([("user_id", ASCENDING)], name="user"),
+            IndexModel([("user_id", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="user_newest"),
             IndexModel([("expires_at", ASCENDING)], name="expired", expireAfterSeconds=0),
         ]

@@ -1,12 +1,28 @@
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from app.core.clock import utc_now
+from app.core.plans import Plan
 from app.core.scopes import Role
 from app.models.base import BaseDocument
-from app.models.enums import Plan
+
+
+class Mfa(BaseModel):
+    """A confirmed authenticator. `last_step` is the time step of the last code taken: no earlier one counts again."""
+
+    encrypted_secret: bytes
+    last_step: int
+    confirmed_at: datetime
+    recovery_digests: list[bytes]
+
+
+class PendingMfa(BaseModel):
+    """An authenticator that was set up and has not shown a code yet."""
+
+    encrypted_secret: bytes
+    created_at: datetime
 
 
 class User(BaseDocument):
@@ -23,8 +39,11 @@ class User(BaseDocument):
     staff_level: int | None = None
     is_active: bool = True
     is_verified: bool = False
-    mfa_enabled: bool = False
+    mfa: Mfa | None = None
+    pending_mfa: PendingMfa | None = None
     plan: Plan = Plan.FREE
+    limits: dict[str, int | None] = Field(default_factory=dict)  # what differs from the plan
+    credits: int = 0
     version: int = 1  # counts changes; what `If-Match` compares
     updated_at: datetime = Field(default_factory=utc_now)
     password_changed_at: datetime = Field(default_factory=utc_now)
@@ -45,6 +64,10 @@ class User(BaseDocument):
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
             IndexModel([("role", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="role_newest"),
         ]
+
+    @property
+    def mfa_enabled(self) -> bool:
+        return self.mfa is not None
 
     @property
     def is_superuser(self) -> bool:

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.core.plans import Plan
 from app.core.scopes import Role
-from app.models.enums import MessageRole, Plan
+from app.models.enums import MessageRole
 from app.schemas.base import SearchText
 
 

@@ -5,8 +5,8 @@ from beanie import PydanticObjectId
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field, StringConstraints
 
+from app.core.plans import Plan
 from app.core.scopes import Role
-from app.models.enums import Plan
 from app.schemas.base import Name, PatchBody, RequestBody, ResourceRead, ResponseBody
 
 

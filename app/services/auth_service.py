@@ -16,7 +16,7 @@ from app.core.exceptions import (
 from app.core.live_cache import LiveCache
 from app.core.network import is_in
 from app.core.principal import Principal, PrincipalKind
-from app.core.scopes import GRANT_OF_ROLE, Grant, Role, expand
+from app.core.scopes import NO_GRANT, Grant, Role, expand, grant_of
 from app.core.tokens import read_access_token
 from app.crud import crud_api_key, crud_session, crud_user
 from app.models.api_key import ApiKey
@@ -36,7 +36,13 @@ async def authenticate_token(token: str) -> Principal:
     if session is None:
         raise TokenRevokedError
     principal = Principal.of_user(
-        claims.user_id, name=session["username"], role=Role(session["role"]), session_id=claims.session_id
+        claims.user_id,
+        name=session["username"],
+        role=Role(session["role"]),
+        session_id=claims.session_id,
+        staff_level=session.get("staff_level"),
+        has_mfa=session.get("has_mfa", False),
+        rate_limit=session.get("rate_limit"),
     )
     life = _life(claims.expires_at)
     _principals.put(digest, principal, tags=[claims.session_id, claims.user_id], seen=seen, life=life)
@@ -73,12 +79,14 @@ async def _look_up_key(text: str, digest: bytes) -> Principal:
 async def _principal_of(key: ApiKey) -> Principal:
     """A service key reaches everybody's data within its scopes, a personal one what its owner can reach today."""
     scopes = expand(key.scopes)
-    grant, role = Grant(own=scopes, others=scopes), None
+    grant, role, must_enrol = Grant(own=scopes, others=scopes), None, False
     if key.owner_id is not None:
         owner = await crud_user.find(key.owner_id)
         if owner is None or not owner.is_active:
             raise InvalidApiKeyError
-        grant, role = GRANT_OF_ROLE[owner.role].limited_to(scopes), owner.role
+        must_enrol = owner.role in get_settings().require_mfa_for and not owner.mfa_enabled
+        grant = NO_GRANT if must_enrol else grant_of(owner.role, owner.staff_level).limited_to(scopes)
+        role = owner.role
     return Principal(
         kind=PrincipalKind.API_KEY,
         name=key.name,
@@ -88,6 +96,7 @@ async def _principal_of(key: ApiKey) -> Principal:
         role=role,
         allowed_ips=tuple(key.allowed_ips),
         rate_limit=key.rate_limit,
+        must_enrol=must_enrol,
     )
 
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Final
 
 from beanie import PydanticObjectId
-from bson import ObjectId
 
 from app.core.clock import utc_now
 from app.core.config import get_settings
@@ -19,7 +18,7 @@ from app.core.exceptions import (
 from app.core.normalise import name_key
 from app.core.passwords import verify_password
 from app.core.principal import ANONYMOUS, Principal
-from app.core.tokens import RefreshToken, new_access_token, refresh_expiry, scope_of
+from app.core.tokens import RefreshToken, new_access_token, refresh_expiry
 from app.crud import crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, AuditOutcome
@@ -79,20 +78,19 @@ async def _start(user: User) -> SignedIn | None:
         return None
     session_id = PydanticObjectId()
     refresh = RefreshToken.new(session_id)
-    await Session(
+    session = Session(
         id=session_id,
         user_id=present.id,
-        username=present.username,
-        role=present.role,
+        **crud_session.identity_of(present),
         refresh_digest=refresh.digest,
         last_used_at=now,
         expires_at=refresh_expiry(now),
         ip=context.client_ip,
         user_agent=context.user_agent,
-    ).insert()
-    principal = Principal.of_user(present.id, name=present.username, role=present.role, session_id=session_id)
-    await audit_service.record(AuditAction.SESSION_CREATED, by=principal, target=("session", session_id))
-    return _tokens(present.id, refresh, present)
+    )
+    await session.insert()
+    await audit_service.record(AuditAction.SESSION_CREATED, by=_principal_of(session), target=("session", session_id))
+    return _tokens(session, refresh)
 
 
 async def refresh(text: str) -> SignedIn:
@@ -121,7 +119,7 @@ async def _rotate(token: RefreshToken) -> SignedIn | None:
     if session is None:
         return None
     await audit_service.record(AuditAction.SESSION_REFRESHED, by=_principal_of(session), target=("session", session.id))
-    return _tokens(session.user_id, successor, session)
+    return _tokens(session, successor)
 
 
 async def _repeat_or_end(token: RefreshToken) -> SignedIn:
@@ -131,7 +129,7 @@ async def _repeat_or_end(token: RefreshToken) -> SignedIn:
     if session.rotated_at is not None and utc_now() - session.rotated_at <= _REPEAT_WITHIN:
         for successor in token.successors():
             if successor.digest == session.refresh_digest:
-                return _tokens(session.user_id, successor, session)
+                return _tokens(session, successor)
     if token.precedes(session.refresh_digest, within=min(session.generation, _LONGEST_WALK)):
         await _end_stolen(session)
         raise TokenRevokedError
@@ -164,19 +162,28 @@ async def log_out_everywhere(*, by: Principal) -> None:
     await audit_service.record(AuditAction.SESSIONS_ENDED, by=by, target=("user", user_id), count=count)
 
 
-def _tokens(user_id: ObjectId, refresh_token: RefreshToken, identity: User | Session) -> SignedIn:
-    access_token, life = new_access_token(user_id, refresh_token.session_id, identity.role)
+def _tokens(session: Session, refresh_token: RefreshToken) -> SignedIn:
+    principal = _principal_of(session)
+    access_token, life = new_access_token(principal)
     return SignedIn(
         access_token=access_token,
         expires_in=life,
         refresh_token=str(refresh_token),
         refresh_expires_in=get_settings().refresh_token_expire_days * 24 * 3600,
-        scope=scope_of(identity.role),
+        scope=principal.scope,
     )
 
 
 def _principal_of(session: Session) -> Principal:
-    return Principal.of_user(session.user_id, name=session.username, role=session.role, session_id=session.id)
+    return Principal.of_user(
+        session.user_id,
+        name=session.username,
+        role=session.role,
+        session_id=session.id,
+        staff_level=session.staff_level,
+        has_mfa=session.has_mfa,
+        rate_limit=session.rate_limit,
+    )
 
 
 async def _record_refusal(user: User | None, reason: str) -> None:

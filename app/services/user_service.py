@@ -27,6 +27,7 @@ from app.services import audit_service
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
+_REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits"})
 _KEY_OF: Final = {"email": "email_key", "username": "username_key", "full_name": "full_name_key"}
 
 
@@ -105,8 +106,8 @@ async def _change(
         await crud_session.end_all(user.id)
     elif "hashed_password" in changes:
         await crud_session.end_all(user.id, but=by.credential_id if user.id == by.id else None)
-    if changes.keys() & {"role", "username"}:
-        await crud_session.update_identity(user.id, {"role": changed.role, "username": changed.username})
+    if changes.keys() & _REPEATED_IN_SESSIONS:
+        await crud_session.update_identity(changed)
     fields = sorted(changes.keys() - {"hashed_password", "password_changed_at", *_KEY_OF.values()})
     if "hashed_password" in changes:
         fields.append("password")

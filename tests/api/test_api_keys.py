@@ -325,7 +325,8 @@ class TestScopes:
                 [
                     "admin",
                     *("api_keys:read", "api_keys:write", "audit:read", "conversations:read", "conversations:write"),
-                    *("items:read", "items:write", "tokens:introspect", "uploads:read", "uploads:write"),
+                    *("items:read", "items:write", "staff:assist", "staff:manage", "staff:view"),
+                    *("tokens:introspect", "uploads:read", "uploads:write"),
                     *("usage:write", "users:read", "users:write"),
                 ],
             ),

@@ -14,7 +14,8 @@ MASTER = "octopus_Kx7Qm2Vd_Zr5Tn8Wb3Yc6Hf1Jg4Lp9Xk2Sv7Mq0De0rZwj9"
 EVERY_SCOPE = [
     "admin",
     *("api_keys:read", "api_keys:write", "audit:read", "conversations:read", "conversations:write"),
-    *("items:read", "items:write", "tokens:introspect", "uploads:read", "uploads:write"),
+    *("items:read", "items:write", "staff:assist", "staff:manage", "staff:view"),
+    *("tokens:introspect", "uploads:read", "uploads:write"),
     *("usage:write", "users:read", "users:write"),
 ]
 

@@ -11,10 +11,10 @@ from httpx import AsyncClient, Response
 
 from app.core import live_cache
 from app.core.clock import utc_now
+from app.core.plans import Plan
 from app.core.scopes import Role
 from app.models.audit_event import AuditEvent
 from app.models.deleted_user import DeletedUser
-from app.models.enums import Plan
 from app.models.session import Session
 from app.models.user import User
 from tests.conftest import Serve, no_event_can_be_written

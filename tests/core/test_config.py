@@ -15,6 +15,7 @@ KEY = "octopus_Ab3dEf9H_0123456789abcdefghijABCDEFGHIJKL0qpSxx"
 SAFE: dict[str, Any] = {
     "environment": "production",
     "secret_key": SECRET,
+    "encryption_keys": "7Vh1cX0rPq2dQm5T8sKjW3uYzLb6NfGa9HeRiOoUxCk=",
     "database_url": "mongodb://db.internal/octopus",
     "bootstrap_token": "tok-9f2b7c41d8-3e",
 }
@@ -215,12 +216,14 @@ class TestProduction:
             ({"cors_origins": ["https://a.example", "*"]}, "CORS_ORIGINS"),
             ({"bootstrap_token": None}, "BOOTSTRAP_TOKEN"),
             ({"bootstrap_token": "guess-me"}, "BOOTSTRAP_TOKEN"),
+            ({"encryption_keys": ""}, "ENCRYPTION_KEYS"),
+            ({"encryption_keys": "too-short"}, "ENCRYPTION_KEYS"),
         ],
     )
     def test_is_refused_for_each_fault_alone(self, fault: dict[str, Any], names: str) -> None:
         faults = faults_of(**{**SAFE, **fault})
 
-        variables = ("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN")
+        variables = ("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN", "ENCRYPTION_KEYS")
         assert [variable for variable in variables if variable in faults] == [names]
 
     @pytest.mark.parametrize("environment", ["development", "test", "staging"])
@@ -229,6 +232,7 @@ class TestProduction:
             _env_file=None,
             environment=environment,
             secret_key=SECRET,
+            encryption_keys=SAFE["encryption_keys"],
             debug=True,
             cors_origins=["*"],
         )

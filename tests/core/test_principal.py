@@ -5,7 +5,7 @@ from bson import ObjectId
 
 from app.core.exceptions import ForbiddenError
 from app.core.principal import ANONYMOUS, Principal, PrincipalKind
-from app.core.scopes import GRANT_OF_ROLE, Grant, Role, Scope, expand
+from app.core.scopes import Grant, Role, Scope, expand, grant_of
 
 USER, SESSION, KEY = ObjectId(), ObjectId(), ObjectId()
 NOTHING = Grant(own=frozenset(), others=frozenset())
@@ -21,7 +21,7 @@ def service_key(*names: str) -> Principal:
 
 
 def personal_key(*names: str) -> Principal:
-    grant = GRANT_OF_ROLE[Role.USER].limited_to(expand(names))
+    grant = grant_of(Role.USER).limited_to(expand(names))
     return Principal(PrincipalKind.API_KEY, "phone", grant, user_id=USER, credential_id=KEY, role=Role.USER)
 
 

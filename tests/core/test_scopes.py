@@ -1,6 +1,6 @@
 import pytest
 
-from app.core.scopes import GRANT_OF_ROLE, SCOPES_OF_NAME, Grant, Role, Scope, expand
+from app.core.scopes import SCOPES_OF_NAME, Grant, Role, Scope, expand, grant_of
 
 FINER = {
     "users:read",
@@ -17,6 +17,7 @@ FINER = {
     "usage:write",
     "tokens:introspect",
 }
+STAFF = {"staff:view", "staff:assist", "staff:manage"}
 OWN_DATA = {name for name in FINER if name.partition(":")[0] in {"users", "conversations", "items", "uploads"}}
 
 
@@ -28,7 +29,10 @@ class TestVocabulary:
         }
 
     def test_has_every_scope_once(self) -> None:
-        assert {scope.value for scope in Scope} == FINER | {"admin"}
+        assert {scope.value for scope in Scope} == FINER | STAFF | {"admin"}
+
+    def test_has_no_name_for_what_staff_does_in_person(self) -> None:
+        assert not SCOPES_OF_NAME.keys() & STAFF
 
 
 class TestExpand:
@@ -42,7 +46,7 @@ class TestExpand:
             (["read"], {"users:read", "conversations:read", "items:read", "uploads:read"}),
             (["write"], {"users:write", "conversations:write", "items:write", "uploads:write"}),
             (["read", "write"], OWN_DATA),
-            (["admin"], FINER | {"admin"}),
+            (["admin"], FINER | STAFF | {"admin"}),
             (["usage:write", "tokens:introspect"], {"usage:write", "tokens:introspect"}),
         ],
     )
@@ -73,15 +77,30 @@ class TestRoles:
         [
             ("guest", {"users:read", "conversations:read", "items:read", "uploads:read"}, set()),
             ("user", OWN_DATA | {"api_keys:read", "api_keys:write"}, set()),
-            ("support", OWN_DATA | {"api_keys:read", "api_keys:write"}, {"users:read"}),
-            ("admin", FINER | {"admin"}, FINER | {"admin"}),
-            ("superuser", FINER | {"admin"}, FINER | {"admin"}),
+            ("support", OWN_DATA | {"api_keys:read", "api_keys:write"}, {"users:read", "staff:view"}),
+            ("admin", FINER | STAFF | {"admin"}, FINER | STAFF | {"admin"}),
+            ("superuser", FINER | STAFF | {"admin"}, FINER | STAFF | {"admin"}),
         ],
     )
     def test_hold_what_is_published(self, role: str, own: set[str], others: set[str]) -> None:
-        grant = GRANT_OF_ROLE[Role(role)]
+        grant = grant_of(Role(role))
 
         assert ({*grant.own}, {*grant.others}) == (own, others)
+
+    @pytest.mark.parametrize(
+        ("level", "scopes"),
+        [
+            (None, {"staff:view"}),
+            (1, {"staff:view"}),
+            (2, {"staff:view", "staff:assist"}),
+            (3, {"staff:view", "staff:assist", "staff:manage"}),
+        ],
+    )
+    def test_of_staff_hold_more_with_each_level(self, level: int | None, scopes: set[str]) -> None:
+        assert {scope.value for scope in grant_of(Role.SUPPORT, level).others} == scopes | {"users:read"}
+
+    def test_other_than_staff_hold_nothing_by_a_level(self) -> None:
+        assert grant_of(Role.USER, 3) == grant_of(Role.USER)
 
 
 def test_grant_is_limited_on_both_sides() -> None:

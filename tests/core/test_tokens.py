@@ -9,12 +9,17 @@ import pytest
 from bson import ObjectId
 
 from app.core.exceptions import InvalidTokenError, TokenExpiredError
+from app.core.principal import Principal
 from app.core.scopes import Role
 from app.core.tokens import RefreshToken, new_access_token, read_access_token, refresh_expiry
 from tests.conftest import SECRET
 from tests.core.active import OTHER_SECRET, activate
 
 USER, SESSION = ObjectId("64b7f0c2a1d3e4f5a6b7c8d9"), ObjectId("64b7f0c2a1d3e4f5a6b7c8e0")
+
+
+def principal(role: Role = Role.USER) -> Principal:
+    return Principal.of_user(USER, name="ada", role=role, session_id=SESSION)
 
 
 def chain(length: int, start: RefreshToken | None = None) -> list[RefreshToken]:
@@ -48,7 +53,7 @@ class TestNewAccessToken:
     def test_carries_the_published_claims(self) -> None:
         activate(jwt_issuer="harbour", jwt_audience="ships", access_token_expire_minutes=7)
 
-        token, life = new_access_token(USER, SESSION, Role.USER)
+        token, life = new_access_token(principal())
 
         claims = jwt.decode(token, SECRET, ["HS256"], issuer="harbour", audience="ships")
         assert claims.keys() == {"sub", "sid", "jti", "role", "scope", "iat", "nbf", "exp", "iss", "aud"}
@@ -58,7 +63,7 @@ class TestNewAccessToken:
     def test_is_never_the_same(self) -> None:
         activate()
 
-        assert new_access_token(USER, SESSION, Role.USER) != new_access_token(USER, SESSION, Role.USER)
+        assert new_access_token(principal()) != new_access_token(principal())
 
     @pytest.mark.parametrize(
         ("role", "scope"),
@@ -76,7 +81,7 @@ class TestNewAccessToken:
     def test_says_what_the_role_may_ask_for(self, role: Role, scope: str) -> None:
         activate()
 
-        token, _ = new_access_token(USER, SESSION, role)
+        token, _ = new_access_token(principal(role))
 
         assert jwt.decode(token, options={"verify_signature": False})["scope"] == scope
 
@@ -85,7 +90,7 @@ class TestReadAccessToken:
     def test_gives_back_who_it_was_made_for(self) -> None:
         activate(access_token_expire_minutes=10)
 
-        token = read_access_token(new_access_token(USER, SESSION, Role.USER)[0])
+        token = read_access_token(new_access_token(principal())[0])
 
         assert (token.user_id, token.session_id) == (USER, SESSION)
         assert abs(token.expires_at - datetime.now(UTC) - timedelta(minutes=10)) < timedelta(seconds=5)
@@ -98,7 +103,7 @@ class TestReadAccessToken:
     def test_signs_with_the_current_secret(self) -> None:
         activate(secret_key=OTHER_SECRET, previous_secret_keys=[SECRET])
 
-        token, _ = new_access_token(USER, SESSION, Role.USER)
+        token, _ = new_access_token(principal())
 
         assert jwt.decode(token, OTHER_SECRET, ["HS256"], audience="octopus")["sid"] == str(SESSION)
 

@@ -49,7 +49,7 @@ class TestEnsureIndexes:
                     "role, created_at-, _id-",
                 },
             ),
-            ("sessions", {"user_id", "expires_at expireAfterSeconds"}),
+            ("sessions", {"user_id, created_at-, _id-", "expires_at expireAfterSeconds"}),
             ("api_keys", {"key_id unique", "owner_id, created_at-, _id-", "created_at-, _id-", "expires_at"}),
             ("conversations", {"participants.user_id, last_activity_at-, _id-", "last_activity_at-, _id-"}),
             ("messages", {"conversation_id, seq unique", "user_id"}),

@@ -1,0 +1,24 @@
+"""Encryption of what is secret at rest and must be read again, under keys that can be changed without downtime."""
+
+import base64
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, MultiFernet
+
+
+def cipher_of(keys: Sequence[bytes]) -> MultiFernet:
+    """The first key encrypts, all decrypt."""
+    return MultiFernet([Fernet(key) for key in keys])
+
+
+def key_from(derived: bytes) -> bytes:
+    """A Fernet key of 32 uniform bytes."""
+    return base64.urlsafe_b64encode(derived)
+
+
+def is_key(text: str) -> bool:
+    try:
+        Fernet(text)
+    except ValueError:
+        return False
+    return True
