@@ -29,6 +29,7 @@ from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
 from app.services.conversation_service import finish_deletions
+from app.services.mail_service import send_forever
 
 _EXPOSED_HEADERS = [
     *("Link", "ETag", "X-Request-ID", "Retry-After", "Idempotent-Replayed"),
@@ -76,6 +77,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
             Middleware(
                 CorsMiddleware,
                 allow_origins=list(settings.cors_origins),
+                allow_credentials="*" not in settings.cors_origins,  # for the refresh cookie
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=_EXPOSED_HEADERS,
@@ -98,6 +100,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await stack.enter_async_context(open_database(settings))
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")
+        sender = asyncio.create_task(send_forever(), name="outbox")
+        stack.push_async_callback(_cancel, sender)
         if settings.auth_cache_seconds > 0:
             tried = asyncio.Event()
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")

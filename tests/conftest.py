@@ -19,6 +19,7 @@ from app.db import change_feed
 from app.db.embedded import embedded_server, try_lock
 from app.main import create_app
 from app.models.audit_event import AuditEvent
+from tests.mailbox import Mailbox, open_mailbox
 
 SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
 ENCRYPTION_KEY = "7Vh1cX0rPq2dQm5T8sKjW3uYzLb6NfGa9HeRiOoUxCk="
@@ -115,6 +116,13 @@ def serve(make_settings: Callable[..., Settings]) -> Serve:
             yield client
 
     return start
+
+
+@pytest.fixture
+async def mailbox() -> AsyncIterator[Mailbox]:
+    """A real mail server: `async with serve(smtp_url=mailbox.url) as client: ...`."""
+    async with open_mailbox() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -41,14 +41,36 @@ PUBLIC = {
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/token"),
     ("POST", "/api/v1/auth/refresh"),
+    ("POST", "/api/v1/auth/password/forgot"),
+    ("POST", "/api/v1/auth/password/reset"),
+    ("GET", "/api/v1/auth/password/reset"),
+    ("POST", "/api/v1/auth/password/reset/form"),
+    ("POST", "/api/v1/auth/email/verify"),
+    ("GET", "/api/v1/auth/email/verify"),
+    ("POST", "/api/v1/auth/email/verify/form"),
+    ("POST", "/api/v1/auth/email/verify/request"),
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/username/{username}"),
+}
+# What whoever is signed in does to its own account needs no scope.
+SIGNED_IN = {
+    ("GET", "/api/v1/auth/me"),
+    ("POST", "/api/v1/auth/logout"),
+    ("POST", "/api/v1/auth/logout-all"),
+    ("GET", "/api/v1/auth/sessions"),
+    ("DELETE", "/api/v1/auth/sessions/{session_id}"),
+    ("POST", "/api/v1/auth/password/change"),
+    ("POST", "/api/v1/auth/mfa/totp"),
+    ("POST", "/api/v1/auth/mfa/totp/confirm"),
+    ("DELETE", "/api/v1/auth/mfa/totp"),
+    ("POST", "/api/v1/auth/mfa/recovery-codes"),
 }
 SECRET_WORDS = ("password", "hash", "digest", "secret", "token", "key")
 # What answers may hold although it sounds like a secret: tokens at sign-in, a key where it is made, public names.
 SHOWN = {
     "TokenPair": {"access_token", "token_type", "refresh_token"},
     "Bootstrapped": {"api_key"},
+    "TotpSetUp": {"secret"},
     "ApiKeyCreated": {"key", "key_id"},
     "ApiKeyRead": {"key_id"},
     "PrincipalRead": {"key_id"},
@@ -96,8 +118,7 @@ class TestEndpoints:
         assert 401 not in codes
 
     async def test_turn_away_whoever_holds_no_scope_for_them(self, app: FastAPI) -> None:
-        free = {("GET", "/api/v1/auth/me"), ("POST", "/api/v1/auth/logout"), ("POST", "/api/v1/auth/logout-all")}
-        scoped = endpoints_of(app) - PUBLIC - free
+        scoped = endpoints_of(app) - PUBLIC - SIGNED_IN
         async with running(app), client_of(app) as client:
             key = await make_api_key("usage:write")
             answers = [await client.request(endpoint.method, endpoint.url, headers=key.headers) for endpoint in scoped]

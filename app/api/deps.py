@@ -151,5 +151,6 @@ IfMatch = Annotated[frozenset[int] | None, Depends(if_match)]
 Id = PydanticObjectId
 ApiKeyList = Annotated[ApiKeyQuery, Depends(QueryOf(ApiKeyQuery))]
 ConversationList = Annotated[ConversationQuery, Depends(QueryOf(ConversationQuery))]
+SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]
 MessageList = Annotated[MessageQuery, Depends(QueryOf(MessageQuery))]
 UserList = Annotated[UserQuery, Depends(QueryOf(UserQuery))]

@@ -76,7 +76,7 @@ def render_error(path: str, error: AppError) -> Response:
     """The answer for an error of the domain; its context goes to the log only."""
     return problem(
         path,
-        _status_of(error),
+        status_of(error),
         code=error.code,
         detail=str(error),
         errors=error.errors if isinstance(error, exceptions.InvalidContentError) else None,
@@ -115,7 +115,7 @@ def render_unexpected(path: str, error: Exception) -> Response:
     )
 
 
-def _status_of(error: AppError) -> HTTPStatus:
+def status_of(error: AppError) -> HTTPStatus:
     """The status of the nearest ancestor that has one."""
     return next(STATUS_OF_KIND[kind] for kind in type(error).__mro__ if kind in STATUS_OF_KIND)
 

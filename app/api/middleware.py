@@ -129,10 +129,12 @@ class SecurityHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message.get("headers", []), *extra]
-                if not any(name == b"cache-control" for name, _ in headers):
-                    headers.append(self.NO_STORE)
-                message["headers"] = headers
+                headers = message.get("headers", [])
+                present = {name for name, _ in headers}
+                own = [(name, value) for name, value in extra if name not in present]
+                if b"cache-control" not in present:
+                    own.append(self.NO_STORE)
+                message["headers"] = [*headers, *own]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

@@ -17,6 +17,7 @@ from app.core.keyring import Keyring
 from app.core.network import parse_network
 from app.core.rate_limit import is_rate
 from app.core.scopes import Role
+from app.core.smtp_server import SmtpServer
 
 MIN_SECRET_BYTES: Final = 32
 MIN_DISTINCT_CHARACTERS: Final = 8  # no random secret of that length has fewer
@@ -183,6 +184,13 @@ class Settings(BaseSettings):
             raise ValueError("must be `embedded` or start with mongodb:// or mongodb+srv://")
         return value
 
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            SmtpServer.parse(value.get_secret_value())
+        return value
+
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:
         faults = [*self._faults_of_secrets()]
@@ -213,6 +221,9 @@ class Settings(BaseSettings):
             "DEBUG is on": self.debug,
             f"BOOTSTRAP_TOKEN is shorter than {MIN_TOKEN_LENGTH} characters": (
                 self.bootstrap_token is not None and len(self.bootstrap_token.get_secret_value()) < MIN_TOKEN_LENGTH
+            ),
+            "SMTP_URL sends its password in clear": (
+                self.smtp_url is not None and SmtpServer.parse(self.smtp_url.get_secret_value()).sends_password_in_clear
             ),
             "CORS_ORIGINS allows every origin": "*" in self.cors_origins,
             "neither BOOTSTRAP_TOKEN nor MASTER_API_KEY is set, so a stranger could bootstrap": (

@@ -209,6 +209,14 @@ class QuotaExceededError(LimitReachedError):
     message = "The plan allows no more."
 
 
+class MailUndeliveredError(AppError):
+    message = "The mail could not be handed over. It is tried again."
+
+
+class MailRefusedError(AppError):
+    message = "The mail server will not take this mail."
+
+
 class DatabaseUnavailableError(AppError):
     code = "database_unavailable"
     message = "The database does not answer. Try again shortly."

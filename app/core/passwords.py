@@ -30,14 +30,19 @@ class Verdict(NamedTuple):
     new_hash: str | None
 
 
-async def require_strong(password: str, *, personal: Iterable[str | None]) -> None:
+def personal_words(email: str, username: str | None) -> list[str]:
+    """What a password of that account may not contain."""
+    return [word for word in (email, email.partition("@")[0], username) if word]
+
+
+async def require_strong(password: str, *, personal: Iterable[str]) -> None:
     """Refuse a password that is too easy to guess, saying what to do; `personal` is what it may not contain.
 
     NIST SP 800-63B: length and guessability count, composition rules do not.
     """
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise _weak(f"Use {MIN_LENGTH} to {MAX_LENGTH} characters.")
-    known = [word.casefold() for word in personal if word and len(word) >= _MIN_PERSONAL_LENGTH]
+    known = [word.casefold() for word in personal if len(word) >= _MIN_PERSONAL_LENGTH]
     if any(word in password.casefold() for word in known):
         raise _weak("Do not use your e-mail address or username in the password.")
     result = await _in_thread(lambda: zxcvbn(password[:_SCORED_LENGTH], user_inputs=known))
@@ -47,13 +52,13 @@ async def require_strong(password: str, *, personal: Iterable[str | None]) -> No
 
 
 async def hash_password(password: str) -> str:
-    """Bcrypt over SHA-256, so that nothing past 72 bytes is ignored."""
-    return await _in_thread(lambda: _context(get_settings().bcrypt_rounds).hash(password))
+    """By the scheme of the settings: bcrypt over SHA-256, so that nothing past 72 bytes is ignored, or Argon2id."""
+    return await _in_thread(lambda: _present_context().hash(password))
 
 
 async def verify_password(password: str, hashed: str | None) -> Verdict:
     """Check a password. Without a hash it costs the same time and is wrong: no account, no difference."""
-    context = _context(get_settings().bcrypt_rounds)
+    context = _present_context()
 
     def verify() -> Verdict:
         is_right, new_hash = context.verify_and_update(password, hashed or _decoy(context))
@@ -62,9 +67,24 @@ async def verify_password(password: str, hashed: str | None) -> Verdict:
     return await _in_thread(verify)
 
 
+def _present_context() -> CryptContext:
+    settings = get_settings()
+    return _context(settings.password_scheme, settings.bcrypt_rounds)
+
+
 @cache
-def _context(rounds: int) -> CryptContext:
-    return CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=rounds)
+def _context(scheme: str, rounds: int) -> CryptContext:
+    """Hashes by one scheme, verifies both. Argon2id with 19 MiB, two passes (OWASP Password Storage Cheat Sheet)."""
+    return CryptContext(
+        schemes=["bcrypt_sha256", "argon2"],
+        default={"bcrypt": "bcrypt_sha256", "argon2id": "argon2"}[scheme],
+        deprecated="auto",
+        bcrypt_sha256__rounds=rounds,
+        argon2__type="ID",
+        argon2__memory_cost=19 * 1024,
+        argon2__time_cost=2,
+        argon2__parallelism=1,
+    )
 
 
 @cache

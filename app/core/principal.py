@@ -7,7 +7,7 @@ from functools import cached_property
 from bson import ObjectId
 
 from app.core.config import get_settings
-from app.core.exceptions import ForbiddenError, InsufficientScopeError
+from app.core.exceptions import ForbiddenError, InsufficientScopeError, UnauthenticatedError
 from app.core.scopes import ALL, NO_GRANT, Grant, Role, Scope, Scopes, grant_of
 
 
@@ -87,7 +87,12 @@ class Principal:
 
     @property
     def signed_in_id(self) -> ObjectId:
-        """The account of a signed-in user. An API key is nobody signed in, whoever owns it: `ForbiddenError`."""
+        """The account of a signed-in user.
+
+        `UnauthenticatedError` for nobody. An API key is nobody signed in, whoever owns it: `ForbiddenError`.
+        """
+        if self.kind is PrincipalKind.ANONYMOUS:
+            raise UnauthenticatedError
         if self.kind is not PrincipalKind.USER:
             raise ForbiddenError("Only a signed-in user has a session.")
         return self.account_id

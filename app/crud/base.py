@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from beanie import SortDirection
+from beanie import Document, SortDirection
 from bson import ObjectId
 from pymongo import ReturnDocument
 
@@ -12,6 +12,7 @@ from app.models.base import BaseDocument
 
 T = TypeVar("T")
 D = TypeVar("D", bound=BaseDocument)
+S = TypeVar("S", bound=Document)
 Filter = dict[str, Any]
 ASCENDING: Final = 1
 DESCENDING: Final = -1
@@ -64,9 +65,13 @@ class Listing(NamedTuple):
         return f"{self.collection} {list(self.sort)} {self.direction} {self.where}"
 
 
-async def find_one_and_update(model: type[D], where: Filter, update: dict[str, Any]) -> D | None:
+async def find_one_and_update(
+    model: type[S], where: Filter, update: dict[str, Any] | list[dict[str, Any]], *, upsert: bool = False
+) -> S | None:
     """Change the document that matches, atomically, and give it as it is then; none when there is none."""
-    raw = await model.get_pymongo_collection().find_one_and_update(where, update, return_document=ReturnDocument.AFTER)
+    raw = await model.get_pymongo_collection().find_one_and_update(
+        where, update, upsert=upsert, return_document=ReturnDocument.AFTER
+    )
     return model.model_validate(raw) if raw else None
 
 

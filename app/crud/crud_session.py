@@ -8,7 +8,7 @@ from bson import ObjectId
 from app.core import live_cache
 from app.core.clock import utc_now
 from app.core.plans import limits_of
-from app.crud.base import find_one_and_update
+from app.crud.base import Listing, Page, find_one_and_update
 from app.db.mongo import Raw, after_commit, find_batch
 from app.models.session import Session
 from app.models.user import User
@@ -46,9 +46,29 @@ async def mark_rotated(
     )
 
 
-async def end(session_id: ObjectId) -> bool:
-    """False when it was over before."""
-    result = await Session.get_pymongo_collection().delete_one({"_id": session_id})
+async def page(user_id: ObjectId, *, limit: int, cursor: str | None) -> Page[Session]:
+    """The sessions of a user that live, newest first."""
+    listing = Listing("sessions", {"user_id": user_id}, ["created_at", "_id"])
+    where = {**listing.after(cursor), "expires_at": {"$gt": utc_now()}}
+    rows = await Session.find(where).sort(listing.beanie_order).limit(limit + 1).to_list()
+    return listing.page(rows, limit)
+
+
+async def mark_second_factor(session_id: ObjectId) -> None:
+    """A second factor was shown in this session."""
+    await Session.get_pymongo_collection().update_one({"_id": session_id}, {"$set": {"has_mfa": True}})
+    after_commit(lambda: live_cache.forget(session_id))
+
+
+async def unmark_second_factor(user_id: ObjectId) -> None:
+    """The user has none any more."""
+    await Session.get_pymongo_collection().update_many({"user_id": user_id}, {"$set": {"has_mfa": False}})
+    after_commit(lambda: live_cache.forget(user_id))
+
+
+async def end(session_id: ObjectId, *, user_id: ObjectId) -> bool:
+    """False when it was over before, or is not the user's."""
+    result = await Session.get_pymongo_collection().delete_one({"_id": session_id, "user_id": user_id})
     after_commit(lambda: live_cache.forget(session_id))
     return result.deleted_count == 1
 

@@ -148,6 +148,28 @@ async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | 
     return await find_one_and_update(User, where, update)
 
 
+async def mark_verified(user_id: ObjectId, *, email_key: str) -> bool:
+    """False when the user has another address by now, or is gone."""
+    changes = {"$set": {"is_verified": True, "updated_at": utc_now()}, "$inc": {"version": 1}}
+    result = await User.get_pymongo_collection().update_one({"_id": user_id, "email_key": email_key}, changes)
+    return result.matched_count == 1
+
+
+async def spend_step(user_id: ObjectId, step: int) -> bool:
+    """Use up the authenticator's code of a time step. False when that one or a later one was used before."""
+    result = await User.get_pymongo_collection().update_one(
+        {"_id": user_id, "mfa.last_step": {"$lt": step}}, {"$set": {"mfa.last_step": step}}
+    )
+    return result.modified_count == 1
+
+
+async def spend_recovery_code(user_id: ObjectId, digests: list[bytes]) -> int | None:
+    """Use up the recovery code with one of the digests. How many are left; none when it was none of them."""
+    where = {"_id": user_id, "mfa.recovery_digests": {"$in": digests}}
+    changed = await find_one_and_update(User, where, {"$pullAll": {"mfa.recovery_digests": digests}})
+    return None if changed is None or changed.mfa is None else len(changed.mfa.recovery_digests)
+
+
 async def renew_hash(user: User, new_hash: str) -> bool:
     """Store the same password under present settings. False when it was changed or renewed meanwhile."""
     result = await User.get_pymongo_collection().update_one(

@@ -16,7 +16,10 @@ from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.deleted_user import DeletedUser
 from app.models.installation import Installation
+from app.models.login_throttle import LoginThrottle
 from app.models.message import Message
+from app.models.one_time_token import OneTimeToken
+from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
 from app.models.user import User
 
@@ -27,7 +30,10 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     DeletedConversation,
     DeletedUser,
     Installation,
+    LoginThrottle,
     Message,
+    OneTimeToken,
+    OutgoingMail,
     Session,
     User,
 ]

@@ -14,6 +14,24 @@ class MessageRole(StrEnum):
     SYSTEM = "system"
 
 
+class MailKind(StrEnum):
+    """Each has a template of that name in `app/templates/mail`."""
+
+    ACCOUNT_LOCKED = "account_locked"
+    EMAIL_CHANGED = "email_changed"
+    EMAIL_VERIFICATION = "email_verification"
+    MFA_DISABLED = "mfa_disabled"
+    MFA_ENABLED = "mfa_enabled"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password
+    PASSWORD_RESET = "password_reset"  # noqa: S105 - no password
+    RECOVERY_CODE_USED = "recovery_code_used"
+
+
+class TokenPurpose(StrEnum):
+    EMAIL_VERIFICATION = "email_verification"
+    PASSWORD_RESET = "password_reset"  # noqa: S105 - no password
+
+
 class AuditOutcome(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"

@@ -9,6 +9,8 @@ from app.schemas.base import Line, RequestBody, ResponseBody
 
 _Text = Annotated[str, StringConstraints(max_length=4096)]
 
+Otp = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
 
 class Login(RequestBody):
     """One of `email` and `username`."""
@@ -16,6 +18,8 @@ class Login(RequestBody):
     email: Line | None = None
     username: Line | None = None
     password: _Text
+    otp: Annotated[Otp | None, Field(description="A code of the authenticator, or a recovery code")] = None
+    refresh_in_cookie: Annotated[bool, Field(description="For browsers: the refresh token in a cookie")] = False
 
     @model_validator(mode="after")
     def _names_one_account(self) -> Self:
@@ -25,7 +29,7 @@ class Login(RequestBody):
 
 
 class RefreshRequest(RequestBody):
-    refresh_token: _Text
+    refresh_token: Annotated[_Text | None, Field(description="Left out, the cookie is taken")] = None
 
 
 class TokenForm(RequestBody):
@@ -35,6 +39,7 @@ class TokenForm(RequestBody):
     username: Line | None = None
     password: _Text | None = None
     refresh_token: _Text | None = None
+    otp: Otp | None = None
     scope: _Text | None = None
     client_id: _Text | None = None
     client_secret: _Text | None = None
@@ -51,7 +56,7 @@ class TokenPair(ResponseBody):
     access_token: str
     token_type: Literal["bearer"]
     expires_in: Annotated[int, Field(description="Seconds")]
-    refresh_token: str
+    refresh_token: Annotated[str | None, Field(description="null when it is in the cookie")]
     refresh_expires_in: Annotated[int, Field(description="Seconds")]
     scope: str
 

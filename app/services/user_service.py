@@ -10,20 +10,20 @@ from app.core.config import get_settings
 from app.core.exceptions import (
     ForbiddenError,
     InsufficientScopeError,
-    InvalidCredentialsError,
     RegistrationClosedError,
 )
 from app.core.normalise import name_key
-from app.core.passwords import hash_password, require_strong, verify_password
+from app.core.passwords import hash_password, personal_words, require_strong
 from app.core.principal import Principal
 from app.core.scopes import Role, Scope
-from app.crud import crud_api_key, crud_session, crud_user
+from app.crud import crud_api_key, crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.deleted_user import DeletedUser
-from app.models.enums import AuditAction
+from app.models.enums import AuditAction, MailKind, TokenPurpose
 from app.models.user import User
 from app.schemas.user import OwnUserUpdate, UserCreate, UserUpdate
-from app.services import audit_service
+from app.services import audit_service, mail_service
+from app.services.credential_service import require_password
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
@@ -35,7 +35,7 @@ async def register(body: UserCreate, *, by: Principal, role: Role = Role.USER) -
     """Make an account. Without an administrator's credential only while `REGISTRATION=open`, and as a plain user."""
     if get_settings().registration == "closed" and not by.reaches_all(Scope.ADMIN):
         raise RegistrationClosedError
-    await require_strong(body.password, personal=[body.email, body.email.partition("@")[0], body.username])
+    await require_strong(body.password, personal=personal_words(body.email, body.username))
     names = {name: getattr(body, name) for name in _KEY_OF}
     user = User(**_with_keys(names), hashed_password=await hash_password(body.password), role=role)
     await _add(user, by=by)
@@ -46,6 +46,7 @@ async def register(body: UserCreate, *, by: Principal, role: Role = Role.USER) -
 async def _add(user: User, *, by: Principal) -> None:
     await crud_user.add(user)
     await audit_service.record(AuditAction.USER_CREATED, by=by, target=("user", user.id), role=user.role)
+    await mail_service.enqueue(MailKind.EMAIL_VERIFICATION, user_id=user.id)
 
 
 async def view(user_id: ObjectId, *, by: Principal) -> User:
@@ -70,7 +71,7 @@ async def update(
     _require_right_to_change(user, asked, by=by)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id and asked.keys() & _CREDENTIALS:
-        await _require_password(user, current_password)
+        await require_password(user, current_password)
         expected["hashed_password"] = user.hashed_password
     changes = await _changes(user, asked)
     return await _change(user, changes, expected=expected, versions=versions, by=by)
@@ -81,8 +82,7 @@ async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
     if changes.get("email", user.email) != user.email:
         changes["is_verified"] = False
     if "password" in asked:
-        email = changes.get("email", user.email)
-        personal = [email, email.partition("@")[0], changes.get("username", user.username)]
+        personal = personal_words(changes.get("email", user.email), changes.get("username", user.username))
         await require_strong(asked["password"], personal=personal)
         changes["hashed_password"] = await hash_password(asked["password"])
         changes["password_changed_at"] = utc_now()
@@ -108,12 +108,26 @@ async def _change(
         await crud_session.end_all(user.id, but=by.credential_id if user.id == by.id else None)
     if changes.keys() & _REPEATED_IN_SESSIONS:
         await crud_session.update_identity(changed)
+    await _tell_of_changes(user, changes)
     fields = sorted(changes.keys() - {"hashed_password", "password_changed_at", *_KEY_OF.values()})
     if "hashed_password" in changes:
         fields.append("password")
     details = {name: changes[name] for name in ("role", "is_active") if name in changes}
     await audit_service.record(AuditAction.USER_UPDATED, by=by, target=("user", user.id), fields=fields, **details)
     return changed
+
+
+async def _tell_of_changes(user: User, changes: dict[str, Any]) -> None:
+    """Mail the owner what has become of its credentials, to the address it knows; links that rest on old ones end."""
+    values = mail_service.circumstances()
+    if "hashed_password" in changes:
+        await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
+        await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=user.email, values=values)
+    if changes.get("email", user.email) != user.email:
+        await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
+        values = {**values, "new_email": changes["email"]}
+        await mail_service.enqueue(MailKind.EMAIL_CHANGED, user_id=user.id, to=user.email, values=values)
+        await mail_service.enqueue(MailKind.EMAIL_VERIFICATION, user_id=user.id)
 
 
 async def delete(
@@ -131,7 +145,7 @@ async def delete(
     user = await crud_user.require(user_id)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id:
-        await _require_password(user, current_password)
+        await require_password(user, current_password)
         expected["hashed_password"] = user.hashed_password
     else:
         _require_reach(user, by=by)
@@ -185,12 +199,6 @@ def _require_reach(user: User, *, by: Principal) -> None:
 def _require_right_to_assign(role: Role, user: User, *, by: Principal) -> None:
     if not by.is_superuser and max(role.rank, user.role.rank) >= Role.ADMIN.rank:
         raise ForbiddenError("Only a superuser makes or demotes administrators and superusers.")
-
-
-async def _require_password(user: User, password: str | None) -> None:
-    verdict = await verify_password(password or "", user.hashed_password)
-    if not verdict.is_right:
-        raise InvalidCredentialsError("Give your current password in `current_password`.")
 
 
 def _with_keys(names: dict[str, Any]) -> dict[str, Any]:

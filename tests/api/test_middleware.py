@@ -232,11 +232,16 @@ class TestCors:
 
         assert not [name for name in response.headers if name.startswith("access-control-")]
 
-    async def test_lends_no_origin_the_cookies_of_a_user(self, serve: Serve) -> None:
-        async with serve(cors_origins=(ORIGIN,)) as client:
+    @pytest.mark.parametrize(("allowed", "lends"), [(ORIGIN, True), ("*", False), ("https://other.example", False)])
+    async def test_lends_the_cookies_of_a_user_only_to_origins_that_are_named(
+        self, serve: Serve, allowed: str, *, lends: bool
+    ) -> None:
+        async with serve(cors_origins=(allowed,)) as client:
             response = await client.get("/", headers={"Origin": ORIGIN})
 
-        assert "access-control-allow-credentials" not in response.headers
+        may_read = response.headers.get("access-control-allow-origin") in {ORIGIN, "*"}
+        has_cookies = may_read and response.headers.get("access-control-allow-credentials") == "true"
+        assert has_cookies == lends
 
 
 class TestTrustedHosts:

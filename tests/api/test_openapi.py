@@ -19,10 +19,17 @@ PUBLIC = {
     ("post", "/api/v1/auth/login"),
     ("post", "/api/v1/auth/token"),
     ("post", "/api/v1/auth/refresh"),
+    ("post", "/api/v1/auth/password/forgot"),
+    ("post", "/api/v1/auth/password/reset"),
+    ("post", "/api/v1/auth/email/verify"),
     ("get", "/api/v1/users/username/{username}"),
 }
 # Anyone may, but who shows credentials may more: the registration may be closed to strangers.
-OPTIONAL = {("post", "/api/v1/users"), ("post", "/api/v1/auth/register")}
+OPTIONAL = {
+    ("post", "/api/v1/users"),
+    ("post", "/api/v1/auth/register"),
+    ("post", "/api/v1/auth/email/verify/request"),
+}
 CONDITIONAL = {
     (method, path)
     for method in ("put", "patch", "delete")

@@ -1,0 +1,72 @@
+"""Counting the tries to sign in, each before its password is looked at, so that no crowd of them gets around it."""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from pymongo.errors import DuplicateKeyError
+
+from app.core.clock import utc_now
+from app.core.config import get_settings
+from app.crud.base import find_one_and_update
+from app.models.login_throttle import LoginThrottle
+
+_FIRST_LOCK: Final = timedelta(minutes=1)
+_LONGEST_LOCK: Final = timedelta(hours=1)
+
+
+async def take_try(throttle_id: bytes) -> LoginThrottle | None:
+    """Count one try in and give the count; none when the account is locked.
+
+    The try that fills the count locks at once, and each further one for twice as long, up to an hour. Whoever
+    succeeds clears the count. What is older than the window, counted from the end of the lock, is forgotten.
+    """
+    now, settings = utc_now(), get_settings()
+    window = timedelta(minutes=settings.lockout_window_minutes)
+    is_forgotten = {"$lt": [{"$ifNull": ["$forgotten_at", now]}, now]}
+    tries = {"$cond": [is_forgotten, 1, {"$add": [{"$ifNull": ["$tries", 0]}, 1]}]}
+    locked_until = {"$cond": [{"$gte": ["$tries", settings.lockout_attempts]}, {"$add": [now, _lock_ms()]}, None]}
+    unlocked = {"_id": throttle_id, "$or": [{"locked_until": None}, {"locked_until": {"$lte": now}}]}
+    stages: list[dict[str, Any]] = [
+        {"$set": {"tries": tries, "tried_at": now, "has_failed": False}},
+        {"$set": {"locked_until": locked_until}},
+        {"$set": {"forgotten_at": {"$add": [{"$max": [now, "$locked_until"]}, _ms(window)]}}},
+    ]
+    while True:
+        try:
+            return await find_one_and_update(LoginThrottle, unlocked, stages, upsert=True)
+        except DuplicateKeyError:  # it is there and locked, or another made it at this moment
+            if (found := await find(throttle_id)) is not None and found.locked_until and found.locked_until > now:
+                return None
+
+
+async def find(throttle_id: bytes) -> LoginThrottle | None:
+    return await LoginThrottle.find_one({"_id": throttle_id})
+
+
+async def mark_failed(throttle_id: bytes) -> None:
+    """The try that locked has failed: whoever waits for it need not wait longer."""
+    await LoginThrottle.get_pymongo_collection().update_one({"_id": throttle_id}, {"$set": {"has_failed": True}})
+
+
+async def give_back(throttle_id: bytes) -> None:
+    """Take one try out of the count: it was no failure, and no success either."""
+    is_full = {"$gte": ["$tries", get_settings().lockout_attempts]}
+    stages: list[dict[str, Any]] = [
+        {"$set": {"tries": {"$subtract": ["$tries", 1]}}},
+        {"$set": {"locked_until": {"$cond": [is_full, "$locked_until", None]}}},
+    ]
+    await LoginThrottle.get_pymongo_collection().update_one({"_id": throttle_id}, stages)
+
+
+async def clear(throttle_id: bytes) -> None:
+    await LoginThrottle.get_pymongo_collection().delete_one({"_id": throttle_id})
+
+
+def _lock_ms() -> Any:
+    """The length of the lock after `$tries`."""
+    doublings = {"$min": [{"$subtract": ["$tries", get_settings().lockout_attempts]}, 20]}
+    return {"$min": [{"$multiply": [_ms(_FIRST_LOCK), {"$pow": [2, doublings]}]}, _ms(_LONGEST_LOCK)]}
+
+
+def _ms(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)
