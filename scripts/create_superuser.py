@@ -1,7 +1,10 @@
-"""Make a superuser: `python3 scripts/create_superuser.py`, also while the service runs.
+"""Make a superuser, or let one in again: `python3 scripts/create_superuser.py`, also while the service runs.
 
 It asks for what is missing. For a pipeline: `--email ada@example.com --password-stdin < password-file`.
 A password is never an argument: other users of the machine can read those.
+
+`--reset-password` gives a superuser that exists a new password, ends its sessions and unlocks it.
+`--disable-mfa` turns its second factor off, when authenticator and recovery codes are lost.
 """
 
 import argparse
@@ -17,7 +20,11 @@ def main() -> None:
 
     options = _options()
     email = options.email or input("E-mail: ")
-    service.run(_create(email, options.username, _password(from_stdin=options.password_stdin)))
+    if not (options.reset_password or options.disable_mfa):
+        service.run(_create(email, options.username, _password(from_stdin=options.password_stdin)))
+        return
+    password = _password(from_stdin=options.password_stdin) if options.reset_password else None
+    service.run(_let_in(email, password, disable_mfa=options.disable_mfa))
 
 
 async def _create(email: str, username: str | None, password: str) -> None:
@@ -36,6 +43,26 @@ async def _create(email: str, username: str | None, password: str) -> None:
     print(f"Superuser {user.email} is made: id {user.id}. Sign in with POST /api/v1/auth/login.")
 
 
+async def _let_in(email: str, password: str | None, *, disable_mfa: bool) -> None:
+    from app.core.normalise import name_key  # noqa: PLC0415
+    from app.core.principal import Principal  # noqa: PLC0415
+    from app.crud import crud_user  # noqa: PLC0415
+    from app.schemas.user import UserUpdate  # noqa: PLC0415
+    from app.services import mfa_service, user_service  # noqa: PLC0415
+
+    user, operator = await crud_user.find_by_email_key(name_key(email)), Principal.system("create_superuser")
+    if user is None or not user.is_superuser:
+        sys.exit(f"There is no superuser with the address {email}.")
+    if password is not None:
+        await user_service.update(user.id, UserUpdate(password=password), versions=None, by=operator)
+        print(f"{user.email} has a new password; its sessions have ended.")
+    if disable_mfa and user.mfa_enabled:
+        await mfa_service.turn_off_for(user, by=operator)
+        print(f"{user.email} signs in without a second factor now.")
+    elif disable_mfa:
+        print(f"{user.email} has no second factor.")
+
+
 def _password(*, from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
@@ -50,6 +77,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--email")
     parser.add_argument("--username")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    parser.add_argument("--reset-password", action="store_true", help="give a superuser that exists a new password")
+    parser.add_argument("--disable-mfa", action="store_true", help="turn the second factor of a superuser off")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -7,6 +7,8 @@ from app.core.clock import utc_now
 from app.core.plans import Plan
 from app.core.scopes import Role
 from app.models.base import BaseDocument
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Mfa(BaseModel):
@@ -59,6 +61,11 @@ class User(BaseDocument):
                 name="username_unique",
                 unique=True,
                 partialFilterExpression={"username_key": {"$gt": ""}},  # any text; provable, so that look-ups use it,
+            ),
+            IndexModel(
+                [("mfa.confirmed_at", ASCENDING)],
+                name="with_second_factor",
+                partialFilterExpression={"mfa.confirmed_at": {"$gt": BEGINNING}},
             ),
             IndexModel([("full_name_key", ASCENDING)], name="full_name"),
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from bson import ObjectId
+from cryptography.fernet import InvalidToken
 
 from app.core.clock import utc_now
 from app.core.config import get_settings
@@ -110,6 +111,22 @@ async def renew_recovery_codes(current_password: str, code: str | None, *, by: P
 async def _renew(user: User, changes: dict[str, Any], *, by: Principal) -> None:
     await crud_user.change(user.id, changes, expected={"mfa": {"$ne": None}})
     await audit_service.record(AuditAction.RECOVERY_CODES_RENEWED, by=by, target=("user", user.id))
+
+
+async def encrypt_again() -> int:
+    """Put every secret under the first of `ENCRYPTION_KEYS`. How many there were; one that changes meanwhile is new.
+
+    `ConflictError` when none of the keys opens one.
+    """
+    count = 0
+    async for user_id, encrypted in crud_user.encrypted_secrets():
+        try:
+            sealed_again = get_settings().cipher.rotate(encrypted)
+        except InvalidToken as error:
+            raise ConflictError(f"No key of ENCRYPTION_KEYS opens the secret of user {user_id}.") from error
+        await crud_user.replace_secret(user_id, encrypted, sealed_again)
+        count += 1
+    return count
 
 
 async def _with_second_factor(by: Principal) -> User:

@@ -45,6 +45,7 @@ class TestEnsureIndexes:
                     "email_key unique",
                     "username_key unique partialFilterExpression",
                     "full_name_key",
+                    "mfa.confirmed_at partialFilterExpression",
                     "created_at-, _id-",
                     "role, created_at-, _id-",
                 },

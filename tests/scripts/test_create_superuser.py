@@ -8,8 +8,12 @@ import pytest
 from httpx import AsyncClient
 from pymongo import MongoClient
 
+from app.core import live_cache
+from app.core.clock import utc_now
+from app.core.scopes import Role
+from app.models.user import Mfa
 from tests.conftest import SECRET
-from tests.factories import PASSWORD, make_user
+from tests.factories import PASSWORD, make_signed_in, make_user
 
 PROJECT = Path(__file__).parents[2]
 # The script without the step before it, which installs what the tests run in already.
@@ -21,6 +25,9 @@ environment.enter = lambda: None
 import create_superuser
 create_superuser.main()
 """
+
+NEW_PASSWORD = "walnut-Harbour-77-comet"
+SECOND_FACTOR = Mfa(encrypted_secret=b"sealed", last_step=0, confirmed_at=utc_now(), recovery_digests=[])
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -120,3 +127,62 @@ class TestCreateSuperuser:
 
         assert ended.returncode == 2
         assert users.count_documents({}) == 0
+
+
+@pytest.mark.usefixtures("client")
+class TestLettingIn:
+    async def test_gives_a_new_password_and_ends_the_sessions(self, run: Run, client: AsyncClient) -> None:
+        root = await make_signed_in(role=Role.SUPERUSER, email="root@example.com")
+        for _ in range(5):
+            await client.post("/api/v1/auth/login", json={"email": "root@example.com", "password": "wrong"})
+
+        ended = run("--email", "ROOT@example.com", "--reset-password", "--password-stdin", typed=f"{NEW_PASSWORD}\n")
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert NEW_PASSWORD not in ended.stdout
+        live_cache.go_deaf()  # another process has ended the session
+        assert (await client.get("/api/v1/users/me", headers=root.headers)).status_code == 401
+        new = {"email": "root@example.com", "password": NEW_PASSWORD}
+        assert (await client.post("/api/v1/auth/login", json=new)).status_code == 200
+
+    async def test_turns_the_second_factor_off(self, run: Run, client: AsyncClient) -> None:
+        root = await make_user(role=Role.SUPERUSER, email="root@example.com", mfa=SECOND_FACTOR)
+        login = {"email": "root@example.com", "password": root.password}
+        assert (await client.post("/api/v1/auth/login", json=login)).json()["code"] == "mfa_required"
+
+        ended = run("--email", "root@example.com", "--disable-mfa")
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert (await client.post("/api/v1/auth/login", json=login)).status_code == 200
+        assert "no second factor" in run("--email", "root@example.com", "--disable-mfa").stdout
+
+    async def test_is_on_the_record(self, run: Run, users: Any) -> None:
+        await make_user(role=Role.SUPERUSER, email="root@example.com", mfa=SECOND_FACTOR)
+
+        run("--email", "root@example.com", "--reset-password", "--disable-mfa", "--password-stdin")
+
+        events = list(users.database["audit_events"].find())
+        assert [(event["action"], event["actor"]["name"]) for event in events] == [
+            ("user:updated", "create_superuser"),
+            ("mfa:disabled", "create_superuser"),
+        ]
+
+    @pytest.mark.parametrize("option", ["--reset-password", "--disable-mfa"])
+    @pytest.mark.parametrize("email", ["ada@example.com", "nobody@example.com"])
+    async def test_is_for_superusers_only(self, run: Run, users: Any, option: str, email: str) -> None:
+        await make_user(role=Role.ADMIN, email="ada@example.com", mfa=SECOND_FACTOR)
+        before = users.find_one()
+
+        ended = run("--email", email, option, "--password-stdin", typed=f"{NEW_PASSWORD}\n")
+
+        assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
+        assert users.find_one() == before
+
+    async def test_refuses_a_weak_password(self, run: Run, users: Any) -> None:
+        await make_user(role=Role.SUPERUSER, email="root@example.com")
+        before = users.find_one()
+
+        ended = run("--email", "root@example.com", "--reset-password", "--password-stdin", typed="password1234\n")
+
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+        assert users.find_one() == before
