@@ -19,7 +19,7 @@ def _normalised_email(text: str) -> str:
 
 
 Email = Annotated[str, StringConstraints(max_length=320), AfterValidator(_normalised_email)]
-Username = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9._-]{3,32}\z")]
+Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{3,32}$")]
 # The policy of passwords is `core/passwords.py`; here is only what keeps a body from being absurd.
 Password = Annotated[str, StringConstraints(max_length=4096)]
 
