@@ -43,6 +43,7 @@ PUBLIC = {
     ("POST", "/api/v1/auth/refresh"),
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/username/{username}"),
+    ("GET", "/.well-known/jwks.json"),
 }
 SECRET_WORDS = ("password", "hash", "digest", "secret", "token", "key")
 # What answers may hold although it sounds like a secret: tokens at sign-in, a key where it is made, public names.
@@ -52,6 +53,8 @@ SHOWN = {
     "ApiKeyCreated": {"key", "key_id"},
     "ApiKeyRead": {"key_id"},
     "PrincipalRead": {"key_id"},
+    "Introspection": {"token_type"},
+    "JsonWebKeySet": {"keys"},
 }
 COLLECTIONS = {"users", "sessions", "api_keys", "conversations", "messages", "audit_events"}
 STRANGERS = 300

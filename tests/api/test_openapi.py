@@ -20,6 +20,7 @@ PUBLIC = {
     ("post", "/api/v1/auth/token"),
     ("post", "/api/v1/auth/refresh"),
     ("get", "/api/v1/users/username/{username}"),
+    ("get", "/.well-known/jwks.json"),
 }
 # Anyone may, but who shows credentials may more: the registration may be closed to strangers.
 OPTIONAL = {("post", "/api/v1/users"), ("post", "/api/v1/auth/register")}
