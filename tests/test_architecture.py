@@ -51,6 +51,7 @@ PUBLIC = {
     ("POST", "/api/v1/auth/email/verify/request"),
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/username/{username}"),
+    ("GET", "/.well-known/jwks.json"),
 }
 # What whoever is signed in does to its own account needs no scope.
 SIGNED_IN = {
@@ -74,6 +75,8 @@ SHOWN = {
     "ApiKeyCreated": {"key", "key_id"},
     "ApiKeyRead": {"key_id"},
     "PrincipalRead": {"key_id"},
+    "Introspection": {"token_type"},
+    "JsonWebKeySet": {"keys"},
 }
 COLLECTIONS = {"users", "sessions", "api_keys", "conversations", "messages", "audit_events"}
 STRANGERS = 300
@@ -268,6 +271,9 @@ async def _use_keys(client: AsyncClient, ada: dict[str, str], service: dict[str,
         assert (await client.get(keys, headers=headers)).status_code == 200
         assert (await client.get(f"{keys}?include_inactive=true&limit=1", headers=headers)).status_code == 200
         assert (await client.get(f"{keys}/{made['id']}", headers=headers)).status_code == 200
+    for token in (made["key"], ada["Authorization"].removeprefix("Bearer ")):
+        answer = await client.post("/api/v1/auth/introspect", headers=service, data={"token": token})
+        assert answer.json()["active"] is True
     assert (await client.patch(f"{keys}/{made['id']}", headers=ada, json={"name": "cd"})).status_code == 200
     assert (await client.post(f"{keys}/{made['id']}/deactivate", headers=ada)).status_code == 200
     assert (await client.delete(f"{keys}/{made['id']}", headers=ada)).status_code == 204

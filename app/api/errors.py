@@ -7,6 +7,8 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
+from fastapi.routing import APIRoute
 from pymongo.errors import (
     ConnectionFailure,
     ExecutionTimeout,
@@ -17,6 +19,7 @@ from pymongo.errors import (
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from app.api.oauth import error_members
 from app.api.rate_limit import spend_on_refusal
 from app.core import exceptions
 from app.core.context import current_context
@@ -43,6 +46,7 @@ _CODE_OF_STATUS: Final = {
 _RETRY_AFTER_SECONDS: Final = 2
 _CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+_FORM_WANTED: Final = f"The body must be a form, with Content-Type: {_FORM_TYPES[0]}."
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -66,6 +70,7 @@ def problem(
         "instance": path,
         "code": code,
         "request_id": current_context().request_id,
+        **error_members(path, status, detail=detail, errors=errors),
     }
     if errors is not None:
         body["errors"] = errors
@@ -151,7 +156,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     if any(issue["type"] == "json_invalid" for issue in issues):
         return render_error(path, exceptions.InvalidRequestError("The body is not valid JSON."))
     if not _has_known_type(request) and any(issue["loc"][0] == "body" for issue in issues):
-        return render_error(path, exceptions.UnsupportedMediaTypeError())
+        return render_error(path, exceptions.UnsupportedMediaTypeError(_FORM_WANTED if _reads_form(request) else None))
     known = [{"loc": issue["loc"], "msg": issue["msg"], "type": issue["type"]} for issue in issues]
     return render_error(path, exceptions.InvalidContentError(errors=known))
 
@@ -162,9 +167,16 @@ def _has_known_type(request: Request) -> bool:
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     if not has_body:
         return True
-    if request.url.path.endswith("/auth/token"):
+    if _reads_form(request):
         return declared in _FORM_TYPES
     return declared == "application/json" or (declared.startswith("application/") and declared.endswith("+json"))
+
+
+def _reads_form(request: Request) -> bool:
+    route = request.scope.get("route")
+    return (
+        isinstance(route, APIRoute) and route.body_field is not None and isinstance(route.body_field.field_info, Form)
+    )
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from cryptography.fernet import MultiFernet
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core import encryption, key_format
+from app.core import encryption, key_format, signing
 from app.core.development_secret import development_secret
 from app.core.keyring import Keyring
 from app.core.network import parse_network
@@ -213,7 +213,17 @@ class Settings(BaseSettings):
             faults.append("a key of ENCRYPTION_KEYS is not a Fernet key; scripts/generate_secrets.py prints one")
         if self.master_api_key and key_format.parse(self.master_api_key.get_secret_value()) is None:
             faults.append("MASTER_API_KEY is not an API key; scripts/generate_secrets.py prints one")
-        return faults
+        return faults + self._faults_of_signing()
+
+    def _faults_of_signing(self) -> list[str]:
+        if self.jwt_algorithm == signing.SECRETS_ALGORITHM:
+            is_ignored = self.jwt_private_key_file is not None
+            return ["JWT_PRIVATE_KEY_FILE is set, but HS256 does not use it; set JWT_ALGORITHM"] if is_ignored else []
+        try:
+            _ = self.token_keys  # read here, once
+        except signing.SigningKeyError as error:
+            return [str(error)]
+        return []
 
     def _faults_in_production(self) -> list[str]:
         checks = {
@@ -245,6 +255,13 @@ class Settings(BaseSettings):
         """The secrets that sign and derive; in development the current one is made on first use and kept."""
         current = self.secret_key.get_secret_value().encode() if self.secret_key else development_secret(self.data_dir)
         return Keyring((current, *(key.get_secret_value().encode() for key in self.previous_secret_keys)))
+
+    @cached_property
+    def token_keys(self) -> signing.TokenKeys:
+        """What signs access tokens and verifies them."""
+        if self.jwt_algorithm == signing.SECRETS_ALGORITHM:
+            return signing.Secrets(self.keyring)
+        return signing.read_key_file(self.jwt_private_key_file, self.jwt_algorithm)
 
     @cached_property
     def cipher(self) -> MultiFernet:

@@ -4,9 +4,10 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jwt
 from bson import ObjectId
@@ -15,8 +16,8 @@ from app.core.clock import utc_now
 from app.core.config import get_settings
 from app.core.exceptions import InvalidTokenError, TokenExpiredError
 from app.core.principal import Principal
+from app.core.signing import PublicKey
 
-ALGORITHM: Final = "HS256"
 _REQUIRED: Final = ["sub", "sid", "jti", "role", "scope", "iat", "nbf", "exp", "iss", "aud"]
 _SECRET_LENGTH: Final = 43  # 256 bits in base64url
 
@@ -27,6 +28,7 @@ class AccessToken(NamedTuple):
     user_id: ObjectId
     session_id: ObjectId
     expires_at: datetime
+    claims: dict[str, Any]
 
 
 def new_access_token(principal: Principal) -> tuple[str, int]:
@@ -45,17 +47,17 @@ def new_access_token(principal: Principal) -> tuple[str, int]:
         "iss": settings.jwt_issuer,
         "aud": settings.jwt_audience,
     }
-    return jwt.encode(claims, settings.keyring.signing_secret, ALGORITHM), int(life.total_seconds())
+    return settings.token_keys.sign(claims), int(life.total_seconds())
 
 
 def read_access_token(token: str) -> AccessToken:
     """Check signature, issuer, audience and times; raise `TokenExpiredError` or `InvalidTokenError`."""
     error: jwt.PyJWTError | None = None
-    for secret in get_settings().keyring.secrets:
+    for key in _keys_for(token):
         try:
-            return _decoded(token, secret)
-        except jwt.InvalidSignatureError as wrong_secret:
-            error = wrong_secret
+            return _decoded(token, key)
+        except jwt.InvalidSignatureError as wrong_key:
+            error = wrong_key
         except jwt.ExpiredSignatureError as expired:
             raise TokenExpiredError from expired
         except jwt.PyJWTError as invalid:
@@ -63,19 +65,27 @@ def read_access_token(token: str) -> AccessToken:
     raise InvalidTokenError from error
 
 
-def _decoded(token: str, secret: bytes) -> AccessToken:
+def _keys_for(token: str) -> Sequence[bytes | PublicKey]:
+    try:
+        return get_settings().token_keys.keys_for(token)
+    except jwt.PyJWTError as invalid:
+        raise InvalidTokenError from invalid
+
+
+def _decoded(token: str, key: bytes | PublicKey) -> AccessToken:
     settings = get_settings()
     claims = jwt.decode(
         token,
-        secret,
-        algorithms=[ALGORITHM],  # never the one that the token names
+        key,
+        algorithms=[settings.token_keys.algorithm],  # never the one that the token names
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
         options={"require": _REQUIRED},
     )
     if not (ObjectId.is_valid(claims["sub"]) and ObjectId.is_valid(claims["sid"])):
         raise InvalidTokenError
-    return AccessToken(ObjectId(claims["sub"]), ObjectId(claims["sid"]), datetime.fromtimestamp(claims["exp"], UTC))
+    expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+    return AccessToken(ObjectId(claims["sub"]), ObjectId(claims["sid"]), expires_at, claims)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class FieldProblem(BaseModel):
@@ -32,3 +34,5 @@ class Problem(BaseModel):
     code: str
     request_id: str | None
     errors: list[FieldProblem] | None = None
+    error: Annotated[str | None, Field(description="At `/auth/token`: the code of RFC 6749, section 5.2")] = None
+    error_description: Annotated[str | None, Field(description="At `/auth/token`: the same for a developer")] = None

@@ -51,13 +51,16 @@ async def authenticate_token(token: str) -> Principal:
 
 async def authenticate_api_key(text: str, *, ip: str | None) -> Principal:
     """The service, or the user, behind an API key that is used from this address."""
-    digest = hashlib.sha256(text.encode()).digest()
-    principal = _principals.get(digest)
-    if principal is None:
-        principal = await _look_up_key(text, digest)
+    principal = await identify_api_key(text)
     if principal.allowed_ips and not is_in(ip, principal.allowed_ips):
         raise IpNotAllowedError
     return principal
+
+
+async def identify_api_key(text: str) -> Principal:
+    """The same wherever it is used: for who was shown the key by somebody else."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return _principals.get(digest) or await _look_up_key(text, digest)
 
 
 async def _look_up_key(text: str, digest: bytes) -> Principal:

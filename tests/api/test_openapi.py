@@ -23,6 +23,7 @@ PUBLIC = {
     ("post", "/api/v1/auth/password/reset"),
     ("post", "/api/v1/auth/email/verify"),
     ("get", "/api/v1/users/username/{username}"),
+    ("get", "/.well-known/jwks.json"),
 }
 # Anyone may, but who shows credentials may more: the registration may be closed to strangers.
 OPTIONAL = {

@@ -13,12 +13,27 @@ from app.api.v1.endpoints import (
     credentials,
     documentation,
     health,
+    introspection,
+    jwks,
     messages,
     pages,
     users,
 )
 
-ROUTERS = (messages, conversations, users, auth, credentials, api_keys, health, bootstrap, pages, documentation)
+ROUTERS = (
+    messages,
+    conversations,
+    users,
+    auth,
+    credentials,
+    introspection,
+    api_keys,
+    health,
+    jwks,
+    bootstrap,
+    pages,
+    documentation,
+)
 
 
 def all_routes() -> list[APIRoute]:

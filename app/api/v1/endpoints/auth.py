@@ -38,7 +38,11 @@ async def log_in(request: Request, body: Login) -> Response:
 
 @router.post("/token", response_model=TokenPair, dependencies=[CREDENTIALS_RATE])
 async def request_token(form: Annotated[TokenForm, Form()]) -> SignedIn:
-    """Sign in, or refresh, with an OAuth 2 form (RFC 6749, sections 4.3 and 6)."""
+    """Sign in, or refresh, with an OAuth 2 form (RFC 6749, sections 4.3 and 6).
+
+    Its errors also carry `error` and `error_description` of section 5.2: `invalid_grant`, `invalid_request`,
+    `unsupported_grant_type`; and `temporarily_unavailable` or `server_error` when it is not for what was sent.
+    """
     if form.grant_type == "refresh_token":
         return await session_service.refresh(form.refresh_token or "")
     username = form.username or ""
