@@ -13,12 +13,25 @@ from app.api.v1.endpoints import (
     credentials,
     documentation,
     health,
+    items,
     messages,
     pages,
     users,
 )
 
-ROUTERS = (messages, conversations, users, auth, credentials, api_keys, health, bootstrap, pages, documentation)
+ROUTERS = (
+    messages,
+    conversations,
+    users,
+    auth,
+    credentials,
+    api_keys,
+    items,
+    health,
+    bootstrap,
+    pages,
+    documentation,
+)
 
 
 def all_routes() -> list[APIRoute]:
