@@ -34,10 +34,10 @@ CONDITIONAL = {
     (method, path)
     for method in ("put", "patch", "delete")
     for path in (
-        "/api/v1/users/me",
-        "/api/v1/users/{user_id}",
         "/api/v1/conversations/{conversation_id}",
         "/api/v1/items/{item_id}",
+        "/api/v1/users/me",
+        "/api/v1/users/{user_id}",
     )
 }
 
