@@ -69,6 +69,7 @@ def main() -> None:
     master = _bootstrap(api)
     ada, grace = _register(api, "ada"), _register(api, "grace")
     signed_in = _sign_in(api, ada)
+    _note_down(signed_in)
     conversation = _converse(signed_in, grace)
     _refuse(api, signed_in, conversation)
     if master:
@@ -108,6 +109,15 @@ def _sign_in(api: Api, account: dict[str, Any]) -> Api:
     signed_in = api.showing(Authorization=f"Bearer {tokens['access_token']}")
     signed_in.expect(200, "GET", "/api/v1/auth/me")
     return signed_in
+
+
+def _note_down(signed_in: Api) -> None:
+    _title("Items, the smallest thing that a user owns: note one down, complete it, look, and delete it")
+    made = signed_in.expect(201, "POST", "/api/v1/items", {"title": "Buy tea", "description": "Green, loose"})
+    path = f"/api/v1/items/{made.body['id']}"
+    signed_in.expect(200, "PATCH", path, {"is_completed": True}, If_Match=made.headers["etag"])
+    signed_in.expect(200, "GET", "/api/v1/items?is_completed=true")
+    signed_in.expect(204, "DELETE", path)
 
 
 def _converse(signed_in: Api, grace: dict[str, Any]) -> str:

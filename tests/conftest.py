@@ -33,26 +33,27 @@ Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 
 
 # The folder of the run's database, in memory where that can be, so that no disk is waited for. The workers of
-# pytest-xdist inherit the variable and join the server that the first of them starts.
+# pytest-xdist inherit the variable and join the server that the first of them starts; who made the folder removes it.
 _MEMORY = Path("/dev/shm")  # noqa: S108
-if "OCTOPUS_TEST_HOME" not in os.environ:
+_MADE_HERE = "OCTOPUS_TEST_HOME" not in os.environ
+if _MADE_HERE:
     os.environ["OCTOPUS_TEST_HOME"] = tempfile.mkdtemp(
         prefix="octopus-test-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None
     )
 TEST_HOME = Path(os.environ["OCTOPUS_TEST_HOME"])
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """Remove what runs have left that were killed: folders whose server nobody uses any more."""
-    for lock in [] if hasattr(config, "workerinput") else TEST_HOME.parent.glob("octopus-test-*/mongodb/in-use.lock"):
+    for lock in TEST_HOME.parent.glob("octopus-test-*/mongodb/in-use.lock") if _MADE_HERE else ():
         with lock.open("w") as file:
             if try_lock(file, fcntl.LOCK_EX):
                 shutil.rmtree(lock.parents[1], ignore_errors=True)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
+def pytest_unconfigure() -> None:
     """Remove the folder once the server has stopped, when the whole run is over."""
-    if hasattr(config, "workerinput"):
+    if not _MADE_HERE:
         return
     lock = TEST_HOME / "mongodb" / "in-use.lock"
     if lock.exists():

@@ -18,6 +18,7 @@ from app.crud.crud_session import identity_of
 from app.models.api_key import ApiKey
 from app.models.conversation import Conversation, Participant
 from app.models.enums import MessageRole, ParticipantRole
+from app.models.item import Item
 from app.models.message import Message
 from app.models.session import Session
 from app.models.user import User
@@ -132,6 +133,12 @@ async def make_conversation(*participants: StoredUser, title: str | None = "Tea"
     ]
     created_by = participants[0].id if participants else None
     document = Conversation(title=title, created_by=created_by, participants=entries, **more)
+    await document.insert()
+    return document
+
+
+async def make_item(owner: StoredUser, *, title: str = "Buy tea", **more: Any) -> Item:
+    document = Item(owner_id=owner.id, title=title, **more)
     await document.insert()
     return document
 

@@ -21,6 +21,7 @@ from tests.factories import (
     PASSWORD,
     make_api_key,
     make_conversation,
+    make_item,
     make_messages,
     make_signed_in,
     make_user,
@@ -78,7 +79,15 @@ SHOWN = {
     "Introspection": {"token_type"},
     "JsonWebKeySet": {"keys"},
 }
-COLLECTIONS = {"users", "sessions", "api_keys", "conversations", "messages", "audit_events"}
+COLLECTIONS = {
+    "users",
+    "sessions",
+    "api_keys",
+    "conversations",
+    "items",
+    "messages",
+    "audit_events",
+}
 STRANGERS = 300
 
 
@@ -215,7 +224,15 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
     conversation = await make_conversation(ada)
     key = await make_api_key("read", owner=ada)
     [message] = await make_messages(conversation, by=ada)
-    for document in (ada.document, ada.session, key.document, conversation, message):
+    stored = [
+        ada.document,
+        ada.session,
+        key.document,
+        conversation,
+        await make_item(ada),
+        message,
+    ]
+    for document in stored:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -243,6 +260,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_accounts(client, admin.headers, ada.headers)
     await _use_keys(client, ada.headers, service.headers)
     await _use_conversations(client, ada.headers, service.headers, str(ada.id), str(bob.id))
+    await _use_items(client, ada.headers, service.headers)
     await _use_sessions(client)
     for user in (await sign_in(bob), admin):
         body = {"current_password": PASSWORD}
@@ -298,6 +316,24 @@ async def _use_conversations(
     assert (await client.delete(f"{path}/participants/{bob_id}", headers=ada)).status_code == 200
     assert (await client.post(f"{path}/participants", headers=ada, json={"user_id": bob_id})).status_code == 201
     assert (await client.delete(path, headers=ada)).status_code == 204
+
+
+async def _use_items(client: AsyncClient, ada: dict[str, str], service: dict[str, str]) -> None:
+    items = "/api/v1/items"
+    for title in ("Buy tea", "Drink tea"):
+        made = (await client.post(items, headers=ada, json={"title": title})).json()
+    for headers in (ada, service):
+        for url in (
+            items,
+            f"{items}?is_completed=false&limit=1",
+            f"{items}?is_completed=true",
+            f"{items}/{made['id']}",
+        ):
+            assert (await client.get(url, headers=headers)).status_code == 200
+        page = await client.get(f"{items}?limit=1", headers=headers)
+        assert (await client.get(page.links["next"]["url"], headers=headers)).status_code == 200
+    assert (await client.patch(f"{items}/{made['id']}", headers=ada, json={"is_completed": True})).status_code == 200
+    assert (await client.delete(f"{items}/{made['id']}", headers=service)).status_code == 204
 
 
 async def _use_sessions(client: AsyncClient) -> None:

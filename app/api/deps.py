@@ -19,7 +19,14 @@ from app.core.exceptions import (
 )
 from app.core.principal import ANONYMOUS, Principal
 from app.core.scopes import Scope
-from app.schemas.page import ApiKeyQuery, ConversationQuery, MessageQuery, PageQuery, UserQuery
+from app.schemas.page import (
+    ApiKeyQuery,
+    ConversationQuery,
+    ItemQuery,
+    MessageQuery,
+    PageQuery,
+    UserQuery,
+)
 from app.services import auth_service
 
 API_KEY_HEADER: Final = "octopus-api-key"
@@ -152,5 +159,6 @@ Id = PydanticObjectId
 ApiKeyList = Annotated[ApiKeyQuery, Depends(QueryOf(ApiKeyQuery))]
 ConversationList = Annotated[ConversationQuery, Depends(QueryOf(ConversationQuery))]
 SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]
+ItemList = Annotated[ItemQuery, Depends(QueryOf(ItemQuery))]
 MessageList = Annotated[MessageQuery, Depends(QueryOf(MessageQuery))]
 UserList = Annotated[UserQuery, Depends(QueryOf(UserQuery))]

@@ -16,6 +16,7 @@ from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.deleted_user import DeletedUser
 from app.models.installation import Installation
+from app.models.item import Item
 from app.models.login_throttle import LoginThrottle
 from app.models.message import Message
 from app.models.one_time_token import OneTimeToken
@@ -30,6 +31,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     DeletedConversation,
     DeletedUser,
     Installation,
+    Item,
     LoginThrottle,
     Message,
     OneTimeToken,

@@ -33,6 +33,10 @@ class ConversationQuery(PageQuery):
     archived: Annotated[bool | None, Field(description="Only those that are, or are not, archived")] = None
 
 
+class ItemQuery(PageQuery):
+    is_completed: Annotated[bool | None, Field(description="Only those that are, or are not, completed")] = None
+
+
 class MessageQuery(PageQuery):
     order: Literal["asc", "desc"] = "asc"
     role: MessageRole | None = None

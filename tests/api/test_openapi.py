@@ -34,7 +34,12 @@ OPTIONAL = {
 CONDITIONAL = {
     (method, path)
     for method in ("put", "patch", "delete")
-    for path in ("/api/v1/users/me", "/api/v1/users/{user_id}", "/api/v1/conversations/{conversation_id}")
+    for path in (
+        "/api/v1/conversations/{conversation_id}",
+        "/api/v1/items/{item_id}",
+        "/api/v1/users/me",
+        "/api/v1/users/{user_id}",
+    )
 }
 
 Document = dict[str, Any]

@@ -53,6 +53,15 @@ class TestEnsureIndexes:
             ("sessions", {"user_id, created_at-, _id-", "expires_at expireAfterSeconds"}),
             ("api_keys", {"key_id unique", "owner_id, created_at-, _id-", "created_at-, _id-", "expires_at"}),
             ("conversations", {"participants.user_id, last_activity_at-, _id-", "last_activity_at-, _id-"}),
+            (
+                "items",
+                {
+                    "owner_id, created_at-, _id-",
+                    "owner_id, is_completed, created_at-, _id-",
+                    "created_at-, _id-",
+                    "is_completed, created_at-, _id-",
+                },
+            ),
             ("messages", {"conversation_id, seq unique", "user_id"}),
             ("audit_events", {"actor.id, _id-", "target.id, _id-", "action, _id-", "time-"}),
             ("deleted_users", {"purge_at", "email_key"}),
