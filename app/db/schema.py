@@ -18,6 +18,7 @@ from app.models.deleted_user import DeletedUser
 from app.models.installation import Installation
 from app.models.message import Message
 from app.models.session import Session
+from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 
 DOCUMENT_MODELS: Final[list[type[Document]]] = [
@@ -29,6 +30,8 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     Installation,
     Message,
     Session,
+    UsageCounter,
+    UsageTotal,
     User,
 ]
 _LEASE: Final = timedelta(seconds=60)

@@ -5,9 +5,29 @@ The busiest come first, since routes are tried in order.
 
 from fastapi.routing import APIRoute
 
-from app.api.v1.endpoints import api_keys, auth, bootstrap, conversations, documentation, health, messages, users
+from app.api.v1.endpoints import (
+    api_keys,
+    auth,
+    bootstrap,
+    conversations,
+    documentation,
+    health,
+    messages,
+    usage,
+    users,
+)
 
-ROUTERS = (messages, conversations, users, auth, api_keys, health, bootstrap, documentation)
+ROUTERS = (
+    messages,
+    conversations,
+    users,
+    auth,
+    api_keys,
+    usage,
+    health,
+    bootstrap,
+    documentation,
+)
 
 
 def all_routes() -> list[APIRoute]:
