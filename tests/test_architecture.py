@@ -284,6 +284,21 @@ async def _use_plans(client: AsyncClient, admin: dict[str, str], ada: dict[str, 
     users = "/api/v1/users"
     assert (await client.get("/api/v1/usage/me", headers=ada)).status_code == 200
     assert (await client.get(f"{users}/{ada_id}/usage", headers=admin)).status_code == 200
+    staff = "/api/v1/staff/users"
+    for query in ("", "?sort=email", "?role=user", "?q=s0001", "?limit=5"):
+        assert (await client.get(f"{staff}{query}", headers=admin)).status_code == 200
+    for url in (f"{staff}/{ada_id}", f"{staff}/{ada_id}/usage"):
+        assert (await client.get(url, headers=admin)).status_code == 200
+    bodies = {"credits": {"amount": 5}, "plan": {"plan": "pro"}}
+    for name in ("reset-limits", "deactivate", "activate", "revoke-sessions", *bodies):
+        assert (await client.post(f"{staff}/{ada_id}/{name}", json=bodies.get(name), headers=admin)).status_code == 200
+    changes = {"role": "support", "staff_level": 2, "limits": {"daily_messages": 3}}
+    changed = await client.patch(f"/api/v1/admin/users/{ada_id}", json=changes, headers=admin)
+    assert changed.status_code == 200
+    made = await client.post(
+        "/api/v1/admin/users", json={"email": "new@example.com", "password": PASSWORD}, headers=admin
+    )
+    assert made.status_code == 201
 
 
 async def _use_sessions(client: AsyncClient) -> None:

@@ -147,6 +147,19 @@ async def change(
     return changed
 
 
+async def add_credits(user_id: ObjectId, amount: int, *, expected: Filter) -> User:
+    """Add credits, or take them when the amount is negative. `ConflictError` when there are not so many to take."""
+    where = {"_id": user_id, **expected, **({"credits": {"$gte": -amount}} if amount < 0 else {})}
+    update = {"$inc": {"credits": amount, "version": 1}, "$set": {"updated_at": utc_now()}}
+    changed = await find_one_and_update(User, where, update)
+    if changed is None:
+        present = await require(user_id)
+        if present.credits + amount < 0:
+            raise ConflictError("The account has fewer credits than that.")
+        raise await _why_unchanged(user_id, None)
+    return changed
+
+
 async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | None:
     """None when the account is no longer active with that password."""
     where = {"_id": user.id, "is_active": True, "hashed_password": user.hashed_password}

@@ -28,6 +28,7 @@ CONDITIONAL = {
     for method in ("put", "patch", "delete")
     for path in ("/api/v1/users/me", "/api/v1/users/{user_id}", "/api/v1/conversations/{conversation_id}")
 }
+CONDITIONAL.add(("patch", "/api/v1/admin/users/{user_id}"))
 
 Document = dict[str, Any]
 

@@ -6,6 +6,7 @@ The busiest come first, since routes are tried in order.
 from fastapi.routing import APIRoute
 
 from app.api.v1.endpoints import (
+    admin_users,
     api_keys,
     auth,
     bootstrap,
@@ -13,6 +14,7 @@ from app.api.v1.endpoints import (
     documentation,
     health,
     messages,
+    staff,
     usage,
     users,
 )
@@ -24,6 +26,8 @@ ROUTERS = (
     auth,
     api_keys,
     usage,
+    staff,
+    admin_users,
     health,
     bootstrap,
     documentation,
