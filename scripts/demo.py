@@ -71,6 +71,7 @@ def main() -> None:
     signed_in = _sign_in(api, ada)
     _note_down(signed_in)
     conversation = _converse(signed_in, grace)
+    _count(signed_in)
     _refuse(api, signed_in, conversation)
     if master:
         _serve(api, master, grace, conversation)
@@ -136,6 +137,13 @@ def _converse(signed_in: Api, grace: dict[str, Any]) -> str:
     signed_in.expect(200, "PATCH", path, {"title": "Tea at five"}, If_Match=shown.headers["etag"])
     signed_in.expect(412, "PATCH", path, {"title": "Tea at six"}, If_Match=shown.headers["etag"])
     return str(opened.body["id"])
+
+
+def _count(signed_in: Api) -> None:
+    _title("What the plan allows, and what is left of it today")
+    usage = signed_in.expect(200, "GET", "/api/v1/usage/me").body
+    used, left = usage["used"]["messages_today"], usage["remaining"]["messages_today"]
+    print(f"     {used} messages today, {left} are left until {usage['resets_at']}.\n")
 
 
 def _refuse(api: Api, signed_in: Api, conversation: str) -> None:

@@ -1,6 +1,7 @@
 """Rules that hold for every endpoint and every query, also for those that are not written yet."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,9 +13,11 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from starlette.routing import Route
 
+from app.core.clock import utc_now
 from app.core.config import Settings
 from app.core.scopes import Role
 from app.main import create_app
+from app.models.usage_counter import UsageCounter, UsageTotal
 from tests.api.test_openapi import Document, operations, references, resolved
 from tests.conftest import client_of, running
 from tests.factories import (
@@ -88,6 +91,7 @@ COLLECTIONS = {
     "messages",
     "audit_events",
 }
+COLLECTIONS |= {"usage_counters", "usage_totals"}
 STRANGERS = 300
 
 
@@ -232,7 +236,9 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
         await make_item(ada),
         message,
     ]
-    for document in stored:
+    counter = await UsageCounter(user_id=ada.id, day="2026-11-21", expires_at=utc_now() + timedelta(days=400)).insert()
+    total = await UsageTotal(id=ada.id).insert()
+    for document in [*stored, counter, total]:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -262,6 +268,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_conversations(client, ada.headers, service.headers, str(ada.id), str(bob.id))
     await _use_items(client, ada.headers, service.headers)
     await _use_sessions(client)
+    await _use_plans(client, admin.headers, ada.headers, str(ada.id))
     for user in (await sign_in(bob), admin):
         body = {"current_password": PASSWORD}
         assert (await client.request("DELETE", "/api/v1/users/me", headers=user.headers, json=body)).status_code == 204
@@ -316,6 +323,27 @@ async def _use_conversations(
     assert (await client.delete(f"{path}/participants/{bob_id}", headers=ada)).status_code == 200
     assert (await client.post(f"{path}/participants", headers=ada, json={"user_id": bob_id})).status_code == 201
     assert (await client.delete(path, headers=ada)).status_code == 204
+
+
+async def _use_plans(client: AsyncClient, admin: dict[str, str], ada: dict[str, str], ada_id: str) -> None:
+    users = "/api/v1/users"
+    assert (await client.get("/api/v1/usage/me", headers=ada)).status_code == 200
+    assert (await client.get(f"{users}/{ada_id}/usage", headers=admin)).status_code == 200
+    staff = "/api/v1/staff/users"
+    for query in ("", "?sort=email", "?role=user", "?q=s0001", "?limit=5"):
+        assert (await client.get(f"{staff}{query}", headers=admin)).status_code == 200
+    for url in (f"{staff}/{ada_id}", f"{staff}/{ada_id}/usage"):
+        assert (await client.get(url, headers=admin)).status_code == 200
+    bodies = {"credits": {"amount": 5}, "plan": {"plan": "pro"}}
+    for name in ("reset-limits", "deactivate", "activate", "revoke-sessions", *bodies):
+        assert (await client.post(f"{staff}/{ada_id}/{name}", json=bodies.get(name), headers=admin)).status_code == 200
+    changes = {"role": "support", "staff_level": 2, "limits": {"daily_messages": 3}}
+    changed = await client.patch(f"/api/v1/admin/users/{ada_id}", json=changes, headers=admin)
+    assert changed.status_code == 200
+    made = await client.post(
+        "/api/v1/admin/users", json={"email": "new@example.com", "password": PASSWORD}, headers=admin
+    )
+    assert made.status_code == 201
 
 
 async def _use_items(client: AsyncClient, ada: dict[str, str], service: dict[str, str]) -> None:

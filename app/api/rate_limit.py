@@ -26,10 +26,13 @@ def spend_if_presented(request: Request, secret: str | None) -> None:
 
 
 def spend_authenticated(request: Request, principal: Principal) -> None:
-    """A service key may have a rate of its own instead of the common one, a personal key only besides it."""
-    common = get_settings().rate_limit_authenticated
+    """The plan of an account may have a rate in place of the common one.
+
+    So may a service key; a personal key has its own only besides what its owner has.
+    """
+    rate = principal.plan_rate_limit or get_settings().rate_limit_authenticated
     if principal.rate_limit is None or principal.user_id is not None:
-        _spend(request, common, "authenticated", principal.rate_key)
+        _spend(request, rate, "authenticated", principal.rate_key)
     if principal.rate_limit is not None:
         _spend(request, principal.rate_limit, "key's own", principal.rate_key)
 

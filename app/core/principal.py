@@ -23,8 +23,9 @@ class Principal:
     """One caller.
 
     `user_id` is the account it acts as: a user's own, the owner's for a personal key, none for a
-    service key. `credential_id` is the session or the key. `allowed_ips` are a key's own; `rate_limit` is a key's own
-    or that of a user's plan. `must_enrol`: its role needs a second factor, and without one it holds nothing.
+    service key. `credential_id` is the session or the key. `allowed_ips` and `rate_limit` are a key's own;
+    `plan_rate_limit` is that of the account's plan. `must_enrol`: its role needs a second factor, and without one it
+    holds nothing.
     """
 
     kind: PrincipalKind
@@ -35,6 +36,7 @@ class Principal:
     role: Role | None = None
     allowed_ips: tuple[str, ...] = ()
     rate_limit: str | None = None
+    plan_rate_limit: str | None = None
     must_enrol: bool = False
 
     @classmethod
@@ -57,7 +59,7 @@ class Principal:
             user_id=user_id,
             credential_id=session_id,
             role=role,
-            rate_limit=rate_limit,
+            plan_rate_limit=rate_limit,
             must_enrol=must_enrol,
         )
 

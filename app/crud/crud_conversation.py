@@ -105,16 +105,20 @@ async def take_seq(conversation_id: ObjectId, *, writer_id: ObjectId | None) -> 
     return updated["last_seq"] if updated else None
 
 
-async def remove(conversation_id: ObjectId, *, owner_id: ObjectId | None, versions: frozenset[int] | None) -> bool:
-    """False when there is no such conversation of the owner in one of the versions.
+async def remove(
+    conversation_id: ObjectId, *, owner_id: ObjectId | None, versions: frozenset[int] | None
+) -> Raw | None:
+    """What it was, without its participants; none when there is none of the owner in one of the versions.
 
     Nobody reaches its messages from then on; `crud_message.purge` removes them.
     """
     where = matching(_owned_by(conversation_id, owner_id), versions)
-    result = await Conversation.get_pymongo_collection().delete_one(where)
-    if result.deleted_count:
+    removed: Raw | None = await Conversation.get_pymongo_collection().find_one_and_delete(
+        where, projection={"participants": 0}
+    )
+    if removed is not None:
         await DeletedConversation(id=conversation_id).insert()
-    return result.deleted_count == 1
+    return removed
 
 
 async def deleted_ids() -> list[ObjectId]:

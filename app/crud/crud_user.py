@@ -19,6 +19,7 @@ from app.core.exceptions import (
 )
 from app.core.live_cache import LiveCache
 from app.core.normalise import name_key
+from app.core.plans import Limits, Plan, limits_of
 from app.core.scopes import Role
 from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page, find_one_and_update, matching
 from app.db.mongo import after_commit, find_batch
@@ -29,10 +30,14 @@ _AFTER_ALL: Final = "\U0010ffff"
 
 
 class Card(NamedTuple):
-    """What other participants of a conversation see of a user."""
+    """What is asked for of users again and again: what other participants see, and what the plan allows."""
 
     username: str | None
     email: str
+    limits: Limits
+
+
+_CARD_FIELDS: Final = {"username": 1, "email": 1, "plan": 1, "limits": 1}
 
 
 _cards: LiveCache[Card] = LiveCache()
@@ -76,8 +81,9 @@ async def cards_of(user_ids: Iterable[ObjectId]) -> dict[ObjectId, Card]:
     if unknown:
         seen = live_cache.changes_seen()
         where = {"_id": {"$in": unknown}}
-        for row in await find_batch("users", where, fields={"username": 1, "email": 1}, limit=len(unknown)):
-            cards[row["_id"]] = card = Card(row["username"], row["email"])
+        for row in await find_batch("users", where, fields=_CARD_FIELDS, limit=len(unknown)):
+            limits = limits_of(Plan(row.get("plan", Plan.FREE)), row.get("limits", {}))
+            cards[row["_id"]] = card = Card(row["username"], row["email"], limits)
             _cards.put(row["_id"], card, tags=[row["_id"]], seen=seen)
     return cards
 
@@ -138,6 +144,19 @@ async def change(
     if changed is None:
         raise await _why_unchanged(user_id, versions)
     after_commit(lambda: live_cache.forget(user_id))
+    return changed
+
+
+async def add_credits(user_id: ObjectId, amount: int, *, expected: Filter) -> User:
+    """Add credits, or take them when the amount is negative. `ConflictError` when there are not so many to take."""
+    where = {"_id": user_id, **expected, **({"credits": {"$gte": -amount}} if amount < 0 else {})}
+    update = {"$inc": {"credits": amount, "version": 1}, "$set": {"updated_at": utc_now()}}
+    changed = await find_one_and_update(User, where, update)
+    if changed is None:
+        present = await require(user_id)
+        if present.credits + amount < 0:
+            raise ConflictError("The account has fewer credits than that.")
+        raise await _why_unchanged(user_id, None)
     return changed
 
 

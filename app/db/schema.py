@@ -22,6 +22,7 @@ from app.models.message import Message
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
+from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 
 DOCUMENT_MODELS: Final[list[type[Document]]] = [
@@ -37,6 +38,8 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     OneTimeToken,
     OutgoingMail,
     Session,
+    UsageCounter,
+    UsageTotal,
     User,
 ]
 _LEASE: Final = timedelta(seconds=60)

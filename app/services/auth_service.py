@@ -15,6 +15,7 @@ from app.core.exceptions import (
 )
 from app.core.live_cache import LiveCache
 from app.core.network import is_in
+from app.core.plans import limits_of
 from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import NO_GRANT, Grant, Role, expand, grant_of
 from app.core.tokens import read_access_token
@@ -82,14 +83,14 @@ async def _look_up_key(text: str, digest: bytes) -> Principal:
 async def _principal_of(key: ApiKey) -> Principal:
     """A service key reaches everybody's data within its scopes, a personal one what its owner can reach today."""
     scopes = expand(key.scopes)
-    grant, role, must_enrol = Grant(own=scopes, others=scopes), None, False
+    grant, role, must_enrol, plan_rate = Grant(own=scopes, others=scopes), None, False, None
     if key.owner_id is not None:
         owner = await crud_user.find(key.owner_id)
         if owner is None or not owner.is_active:
             raise InvalidApiKeyError
         must_enrol = owner.role in get_settings().require_mfa_for and not owner.mfa_enabled
         grant = NO_GRANT if must_enrol else grant_of(owner.role, owner.staff_level).limited_to(scopes)
-        role = owner.role
+        role, plan_rate = owner.role, limits_of(owner.plan, owner.limits).rate
     return Principal(
         kind=PrincipalKind.API_KEY,
         name=key.name,
@@ -99,6 +100,7 @@ async def _principal_of(key: ApiKey) -> Principal:
         role=role,
         allowed_ips=tuple(key.allowed_ips),
         rate_limit=key.rate_limit,
+        plan_rate_limit=plan_rate,
         must_enrol=must_enrol,
     )
 

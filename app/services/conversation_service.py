@@ -15,9 +15,11 @@ from app.core.exceptions import (
     NotFoundError,
     PreconditionFailedError,
 )
+from app.core.plans import Limits
 from app.core.principal import Principal
 from app.core.scopes import Scope
-from app.crud import crud_conversation, crud_message, crud_user
+from app.core.turns import Turns
+from app.crud import crud_conversation, crud_message, crud_usage, crud_user
 from app.db.mongo import after_commit, transactional
 from app.models.conversation import MAX_PARTICIPANTS, Conversation, Participant
 from app.models.enums import AuditAction, ParticipantRole
@@ -29,10 +31,12 @@ from app.schemas.conversation import (
     participant_of,
 )
 from app.schemas.message import messages_of
-from app.services import audit_service
+from app.services import audit_service, usage_service
 
 MESSAGES_SHOWN = 100
 _PURGE_PAUSES = (1, 5, 30, 120, 600)
+# By user: conversations that one user opens at the same time count in the same document.
+_turns = Turns()
 
 
 class Detail(NamedTuple):
@@ -42,9 +46,21 @@ class Detail(NamedTuple):
     content: dict[str, Any]
 
 
-@transactional
 async def create(body: ConversationCreate, *, by: Principal) -> ObjectId:
-    """Open a conversation. Who opens it owns it; opened by a service, the first participant does."""
+    """Open a conversation. Who opens it owns it; opened by a service, the first participant does.
+
+    It counts against the plan of the user that opens it for as long as it is there.
+    """
+    if by.user_id is None:
+        return await _create(body, limits=None, by=by)
+    limits = await usage_service.limits_of_user(by.user_id)
+    async with _turns.of(by.user_id):
+        await crud_usage.open_totals(by.user_id)
+        return await _create(body, limits=limits, by=by)
+
+
+@transactional
+async def _create(body: ConversationCreate, *, limits: Limits | None, by: Principal) -> ObjectId:
     members = [by.user_id] if by.user_id else []
     members += [user_id for user_id in dict.fromkeys(body.participant_ids) if user_id != by.user_id]
     await _require_users({("participant_ids", at): user_id for at, user_id in enumerate(body.participant_ids)})
@@ -53,6 +69,8 @@ async def create(body: ConversationCreate, *, by: Principal) -> ObjectId:
         created_by=by.user_id,
         participants=[_entry(user_id, is_owner=at == 0) for at, user_id in enumerate(members)],
     )
+    if by.user_id is not None and limits is not None:
+        await usage_service.spend_conversation(by.user_id, limits)
     await conversation.insert()
     await audit_service.record(AuditAction.CONVERSATION_CREATED, by=by, target=("conversation", conversation.id))
     return conversation.id
@@ -114,8 +132,11 @@ async def delete(conversation_id: ObjectId, *, versions: frozenset[int] | None, 
     It is gone at once and as a whole. Its messages, out of everybody's reach from then on, are removed in the
     background, and by the next start when the process ends before that.
     """
-    if not await crud_conversation.remove(conversation_id, owner_id=_owner(by), versions=versions):
+    removed = await crud_conversation.remove(conversation_id, owner_id=_owner(by), versions=versions)
+    if removed is None:
         raise await _why_unchanged(conversation_id, versions, by=by)
+    if removed["created_by"] is not None:
+        await crud_usage.give_back_conversation(removed["created_by"])
     await audit_service.record(AuditAction.CONVERSATION_DELETED, by=by, target=("conversation", conversation_id))
     after_commit(lambda: background.start(_purge(conversation_id), name="purge_messages"))
 

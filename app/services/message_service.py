@@ -1,5 +1,6 @@
 """Messages: written by participants, or by services on their behalf."""
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 from bson import ObjectId
@@ -14,20 +15,31 @@ from app.db.mongo import transactional
 from app.models.enums import MessageRole
 from app.schemas.message import MessageCreate, messages_of
 from app.schemas.page import MessageQuery
+from app.services import usage_service
+from app.services.usage_service import MessageBudget
 
+_turns_of_writers = Turns()
 _turns = Turns()
 
 
 async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal) -> dict[str, Any]:
-    """Write a message, counted in with the conversation; all or nothing.
+    """Write a message, counted in with the conversation and with its writer's day; all or nothing.
 
     A user, or its personal key, writes as itself. A service key writes any role, for any participant or for none.
+    What a user says counts, whoever writes it down; what the assistant or the system says does not.
     """
     writer_id = _writer(body, by=by)
-    async with _turns.of(conversation_id):
-        message = await _store(conversation_id, body, writer_id=writer_id, by=by)
-    usernames = await _usernames([writer_id], by=by)
-    return messages_of([message], usernames)[0]
+    cards = {} if writer_id is None else await crud_user.cards_of([writer_id])
+    card = cards.get(writer_id) if writer_id and body.role is MessageRole.USER else None
+    async with AsyncExitStack() as turns:
+        budget = None
+        if writer_id and card:
+            # Before the turn in the conversation, always: one's own crowd then keeps nobody else waiting.
+            await turns.enter_async_context(_turns_of_writers.of(writer_id))
+            budget = await usage_service.open_budget(writer_id, card.limits)
+        await turns.enter_async_context(_turns.of(conversation_id))
+        message = await _store(conversation_id, body, writer_id=writer_id, budget=budget, by=by)
+    return messages_of([message], {user_id: card.username for user_id, card in cards.items()})[0]
 
 
 async def page(conversation_id: ObjectId, query: MessageQuery, *, by: Principal) -> Page[dict[str, Any]]:
@@ -50,8 +62,16 @@ async def page(conversation_id: ObjectId, query: MessageQuery, *, by: Principal)
 
 @transactional
 async def _store(
-    conversation_id: ObjectId, body: MessageCreate, *, writer_id: ObjectId | None, by: Principal
+    conversation_id: ObjectId,
+    body: MessageCreate,
+    *,
+    writer_id: ObjectId | None,
+    budget: MessageBudget | None,
+    by: Principal,
 ) -> dict[str, Any]:
+    # First, so that a crowd over the limit writes nothing and meets nobody.
+    if budget is not None:
+        await usage_service.spend_message(budget)
     seq = await crud_conversation.take_seq(conversation_id, writer_id=writer_id)
     if seq is None:
         raise await _why_not_written(conversation_id, by=by)

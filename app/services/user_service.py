@@ -15,7 +15,7 @@ from app.core.exceptions import (
 from app.core.normalise import name_key
 from app.core.passwords import hash_password, personal_words, require_strong
 from app.core.principal import Principal
-from app.core.scopes import Role, Scope
+from app.core.scopes import LOWEST_STAFF_LEVEL, Role, Scope
 from app.crud import crud_api_key, crud_login_throttle, crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.deleted_user import DeletedUser
@@ -28,16 +28,20 @@ from app.services.credential_service import require_password, throttle_id
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
 _REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits"})
+_RECORDED: Final[tuple[str, ...]] = ("role", "staff_level", "is_active", "plan", "limits", "credits")
 _KEY_OF: Final = {"email": "email_key", "username": "username_key", "full_name": "full_name_key"}
 
 
-async def register(body: UserCreate, *, by: Principal, role: Role = Role.USER) -> User:
-    """Make an account. Without an administrator's credential only while `REGISTRATION=open`, and as a plain user."""
+async def register(body: UserCreate, *, by: Principal, role: Role = Role.USER, **more: Any) -> User:
+    """Make an account. Without an administrator's credential only while `REGISTRATION=open`, and as a plain user.
+
+    `more` are properties that only administrators give.
+    """
     if get_settings().registration == "closed" and not by.reaches_all(Scope.ADMIN):
         raise RegistrationClosedError
     await require_strong(body.password, personal=personal_words(body.email, body.username))
     names = {name: getattr(body, name) for name in _KEY_OF}
-    user = User(**_with_keys(names), hashed_password=await hash_password(body.password), role=role)
+    user = User(**_with_keys(names), hashed_password=await hash_password(body.password), role=role, **more)
     await _add(user, by=by)
     return user
 
@@ -68,13 +72,13 @@ async def update(
     user = await crud_user.require(user_id)
     asked = body.model_dump(exclude_unset=True)
     current_password = asked.pop("current_password", None)
-    _require_right_to_change(user, asked, by=by)
+    require_right_to_change(user, asked, by=by)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id and asked.keys() & _CREDENTIALS:
         await require_password(user, current_password)
         expected["hashed_password"] = user.hashed_password
     changes = await _changes(user, asked)
-    return await _change(user, changes, expected=expected, versions=versions, by=by)
+    return await change(user, changes, expected=expected, versions=versions, by=by)
 
 
 async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
@@ -90,18 +94,20 @@ async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 @transactional
-async def _change(
+async def change(
     user: User,
     changes: dict[str, Any],
     *,
     expected: dict[str, Any],
     versions: frozenset[int] | None,
     by: Principal,
+    reason: str | None = None,
 ) -> User:
+    """Change a user that is still as expected, with everything that hangs on it. Who may is decided before."""
     loses_power = changes.get("is_active") is False or changes.get("role", user.role) is not Role.SUPERUSER
     if user.is_superuser and loses_power:
         await crud_user.require_other_superuser(user.id)
-    changed = await crud_user.change(user.id, changes, expected=expected, versions=versions)
+    changed = await crud_user.change(user.id, _with_level(user, changes), expected=expected, versions=versions)
     if changes.get("is_active") is False:
         await crud_session.end_all(user.id)
     elif "hashed_password" in changes:
@@ -112,7 +118,9 @@ async def _change(
     fields = sorted(changes.keys() - {"hashed_password", "password_changed_at", *_KEY_OF.values()})
     if "hashed_password" in changes:
         fields.append("password")
-    details = {name: changes[name] for name in ("role", "is_active") if name in changes}
+    details = {name: changes[name] for name in _RECORDED if name in changes}
+    if reason is not None:
+        details["reason"] = reason
     await audit_service.record(AuditAction.USER_UPDATED, by=by, target=("user", user.id), fields=fields, **details)
     return changed
 
@@ -180,26 +188,40 @@ async def _delete(
     await audit_service.record(AuditAction.USER_DELETED, by=by, target=("user", user.id), reason=reason)
 
 
-def _require_right_to_change(user: User, asked: dict[str, Any], *, by: Principal) -> None:
+def require_right_to_change(user: User, asked: dict[str, Any], *, by: Principal) -> None:
+    """Refuse a change of somebody of the same or a higher rank, and of roles and activity but by administrators."""
     if user.id != by.user_id:
         _require_reach(user, by=by)
     if asked.keys() & {"role", "is_active"} and not by.reaches_all(Scope.ADMIN):
         raise InsufficientScopeError("Only administrators change the role or the activity of an account.")
     if "role" in asked and asked["role"] is not user.role:
-        _require_right_to_assign(asked["role"], user, by=by)
+        require_right_to_assign(asked["role"], user.role, by=by)
 
 
 def _require_reach(user: User, *, by: Principal) -> None:
     """Refuse to act on somebody else's account without the right to, or when its rank is not below the caller's."""
     if not by.reaches_all(Scope.USERS_WRITE):
         raise ForbiddenError("This is another user's account.")
+    require_rank_above(user, by=by)
+
+
+def require_rank_above(user: User, *, by: Principal) -> None:
     if not by.is_superuser and user.role.rank >= by.rank:
-        raise ForbiddenError(f"Only a superuser changes or deletes an account with the role {user.role}.")
+        raise ForbiddenError(f"Acting on an account with the role {user.role} takes a higher rank.")
 
 
-def _require_right_to_assign(role: Role, user: User, *, by: Principal) -> None:
-    if not by.is_superuser and max(role.rank, user.role.rank) >= Role.ADMIN.rank:
+def require_right_to_assign(*roles: Role, by: Principal) -> None:
+    """Refuse to let an account have one of the roles, or lose it."""
+    if not by.is_superuser and any(role.rank >= Role.ADMIN.rank for role in roles):
         raise ForbiddenError("Only a superuser makes or demotes administrators and superusers.")
+
+
+def _with_level(user: User, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes, with the staff level that a change of role brings: the lowest for support, none for others."""
+    if "role" not in changes:
+        return changes
+    level = changes.get("staff_level") or user.staff_level or LOWEST_STAFF_LEVEL
+    return changes | {"staff_level": level if changes["role"] is Role.SUPPORT else None}
 
 
 def _with_keys(names: dict[str, Any]) -> dict[str, Any]:

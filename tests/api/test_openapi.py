@@ -41,6 +41,7 @@ CONDITIONAL = {
         "/api/v1/users/{user_id}",
     )
 }
+CONDITIONAL.add(("patch", "/api/v1/admin/users/{user_id}"))
 
 Document = dict[str, Any]
 

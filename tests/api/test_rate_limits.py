@@ -463,3 +463,56 @@ class TestDocumentation:
             responses = [await client.get(path) for _ in range(2)]
 
         assert statuses(responses) == [200, 429]
+
+
+class TestRateOfAPlan:
+    @pytest.mark.parametrize(("own", "allowed"), [(1, 1), (3, 3)])
+    async def test_takes_the_place_of_the_common_one(self, limit: Limit, own: int, allowed: int) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited, limited.client() as client:
+            ada = await make_signed_in(limits={"requests_per_minute": own})
+
+            responses = [await client.get("/api/v1/auth/me", headers=ada.headers) for _ in range(allowed + 1)]
+
+        assert statuses(responses) == [200] * allowed + [429]
+        assert responses[0].headers["x-ratelimit-limit"] == str(own)
+
+    @pytest.mark.parametrize(("plan", "rate"), [("free", "2"), ("pro", "3000"), ("enterprise", "10000")])
+    async def test_is_that_of_the_owner_for_a_personal_key(self, limit: Limit, plan: str, rate: str) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited, limited.client() as client:
+            ada = await make_signed_in(plan=plan)
+            key = await make_api_key("read", owner=ada)
+
+            responses = [await client.get("/api/v1/auth/me", headers=headers) for headers in (ada.headers, key.headers)]
+
+        assert [response.headers["x-ratelimit-limit"] for response in responses] == [rate, rate]
+
+    async def test_stays_the_widest_for_a_personal_key_with_a_rate_of_its_own(self, limit: Limit) -> None:
+        async with limit() as limited, limited.client() as client:
+            ada = await make_signed_in(limits={"requests_per_minute": 2})
+            wide = await make_api_key("read", owner=ada, rate_limit="100/minute")
+            narrow = await make_api_key("read", owner=ada, rate_limit="1/minute")
+
+            by_wide = [await client.get("/api/v1/auth/me", headers=wide.headers) for _ in range(3)]
+            by_narrow = [await client.get("/api/v1/auth/me", headers=narrow.headers) for _ in range(2)]
+
+        assert statuses(by_wide) == [200, 200, 429]
+        assert statuses(by_narrow) == [200, 429]
+
+    async def test_follows_the_plan_at_once(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="50/minute") as limited, limited.client() as client:
+            ada, admin = await make_signed_in(), await make_signed_in(role=Role.ADMIN)
+            key = await make_api_key("read", owner=ada)
+            shown = []
+            for changes in (
+                {},
+                {"plan": "pro"},
+                {"limits": {"requests_per_minute": 7}},
+                {"limits": {}, "plan": "free"},
+            ):
+                changed = await client.patch(f"/api/v1/admin/users/{ada.id}", headers=admin.headers, json=changes)
+                assert changed.status_code == 200
+                for headers in (ada.headers, key.headers):
+                    response = await client.get("/api/v1/auth/me", headers=headers)
+                    shown.append(response.headers["x-ratelimit-limit"])
+
+        assert shown == ["50", "50", "3000", "3000", "7", "7", "50", "50"]

@@ -36,11 +36,14 @@ def outcome(response: Response) -> Refusal:
 async def headers_of(caller: str) -> dict[str, str]:
     """The credentials of a caller that is described in words.
 
-    `nobody`, a role, `key <scope>` for a service key, or `personal <role> <scope>` for a key of such a user.
+    `nobody`, a role, `support <level>`, `key <scope>` for a service key, or `personal <role> <scope>` for a key of such
+    a user.
     """
     match caller.split():
         case ["nobody"]:
             return {}
+        case ["support", level]:
+            return (await make_signed_in(role=Role.SUPPORT, staff_level=int(level))).headers
         case ["key", scope]:
             return (await make_api_key(scope)).headers
         case ["personal", role, scope]:

@@ -6,9 +6,15 @@ from bson import ObjectId
 from app.core.exceptions import ForbiddenError
 from app.core.principal import ANONYMOUS, Principal, PrincipalKind
 from app.core.scopes import Grant, Role, Scope, expand, grant_of
+from tests.core.active import activate
 
 USER, SESSION, KEY = ObjectId(), ObjectId(), ObjectId()
 NOTHING = Grant(own=frozenset(), others=frozenset())
+
+
+@pytest.fixture(autouse=True)
+def _settings() -> None:
+    activate()
 
 
 def user(role: Role = Role.USER) -> Principal:

@@ -65,6 +65,7 @@ class TestEnsureIndexes:
             ("messages", {"conversation_id, seq unique", "user_id"}),
             ("audit_events", {"actor.id, _id-", "target.id, _id-", "action, _id-", "time-"}),
             ("deleted_users", {"purge_at", "email_key"}),
+            ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
         ],
     )
     async def test_makes_what_queries_rely_on(self, database: Database, collection: str, keys: set[str]) -> None:

@@ -6,6 +6,7 @@ The busiest come first, since routes are tried in order.
 from fastapi.routing import APIRoute
 
 from app.api.v1.endpoints import (
+    admin_users,
     api_keys,
     auth,
     bootstrap,
@@ -18,6 +19,8 @@ from app.api.v1.endpoints import (
     jwks,
     messages,
     pages,
+    staff,
+    usage,
     users,
 )
 
@@ -29,6 +32,9 @@ ROUTERS = (
     credentials,
     introspection,
     api_keys,
+    usage,
+    staff,
+    admin_users,
     items,
     health,
     jwks,
