@@ -29,6 +29,7 @@ from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
 from app.services.conversation_service import finish_deletions
+from app.services.purge_service import keep_purging
 
 _EXPOSED_HEADERS = [
     *("Link", "ETag", "X-Request-ID", "Retry-After", "Idempotent-Replayed"),
@@ -98,6 +99,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await stack.enter_async_context(open_database(settings))
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")
+        stack.push_async_callback(_cancel, asyncio.create_task(keep_purging(), name="purge"))
         if settings.auth_cache_seconds > 0:
             tried = asyncio.Event()
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")

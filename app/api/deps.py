@@ -19,7 +19,7 @@ from app.core.exceptions import (
 )
 from app.core.principal import ANONYMOUS, Principal
 from app.core.scopes import Scope
-from app.schemas.page import ApiKeyQuery, ConversationQuery, MessageQuery, PageQuery, UserQuery
+from app.schemas.page import ApiKeyQuery, ConversationQuery, DeletedUserQuery, MessageQuery, PageQuery, UserQuery
 from app.services import auth_service
 
 API_KEY_HEADER: Final = "octopus-api-key"
@@ -151,5 +151,6 @@ IfMatch = Annotated[frozenset[int] | None, Depends(if_match)]
 Id = PydanticObjectId
 ApiKeyList = Annotated[ApiKeyQuery, Depends(QueryOf(ApiKeyQuery))]
 ConversationList = Annotated[ConversationQuery, Depends(QueryOf(ConversationQuery))]
+DeletedUserList = Annotated[DeletedUserQuery, Depends(QueryOf(DeletedUserQuery))]
 MessageList = Annotated[MessageQuery, Depends(QueryOf(MessageQuery))]
 UserList = Annotated[UserQuery, Depends(QueryOf(UserQuery))]

@@ -5,9 +5,31 @@ The busiest come first, since routes are tried in order.
 
 from fastapi.routing import APIRoute
 
-from app.api.v1.endpoints import api_keys, auth, bootstrap, conversations, documentation, health, messages, users
+from app.api.v1.endpoints import (
+    api_keys,
+    auth,
+    bootstrap,
+    conversations,
+    deleted_users,
+    documentation,
+    export,
+    health,
+    messages,
+    users,
+)
 
-ROUTERS = (messages, conversations, users, auth, api_keys, health, bootstrap, documentation)
+ROUTERS = (
+    messages,
+    conversations,
+    users,
+    auth,
+    api_keys,
+    health,
+    bootstrap,
+    documentation,
+    deleted_users,
+    export,
+)
 
 
 def all_routes() -> list[APIRoute]:
