@@ -313,7 +313,7 @@ class TestKilling:
         friend = await make_signed_in()
         at, was_killed = 0, True
         while was_killed:
-            at += 3 if at > 20 else 1
+            at += 5 if at > 15 else 1
             user = await delete_with_estate(friend)
             with pytest.MonkeyPatch.context() as monkeypatch:
                 monkeypatch.setattr(purge_service, "_BATCH", 2)
