@@ -56,20 +56,21 @@ def wake() -> None:
 async def keep_purging() -> None:
     """Purge what is due: at once, whenever one was asked for, and every ten minutes. Until it is cancelled."""
     awoken = _Loop.awoken = asyncio.Event()
-    while True:
+    while not _must_stop():
         awoken.clear()
         try:
             await purge_due()
         except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do better
             _log.warning("purge_put_off", exc_info=error)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(awoken.wait(), PURGE_EVERY)
+        if not _must_stop():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(awoken.wait(), PURGE_EVERY)
 
 
 async def purge_due() -> Round:
     """Purge every account that is due and that nobody else is at. One that fails does not hold up the others."""
     purged = interrupted = 0
-    while (claim := await _claim()) is not None:
+    while not _must_stop() and (claim := await _claim()) is not None:
         try:
             await _purge(claim)
         except asyncio.CancelledError:
@@ -157,9 +158,17 @@ async def _end(claim: DeletedUser) -> None:
 
 async def _note(claim: DeletedUser, removed: dict[str, int], **changes: Any) -> None:
     """Part of every transaction here: without the claim none of them is committed."""
+    if _must_stop():
+        raise asyncio.CancelledError
     until: datetime = utc_now() + _CLAIM
     if not await crud_deleted_user.note_progress(claim, removed, until=until, **changes):
         raise _taken_over()
+
+
+def _must_stop() -> bool:
+    """Whether this task was cancelled. The driver may swallow the cancellation itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _taken_over() -> ConflictError:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -503,6 +504,41 @@ class TestLoop:
 
     async def test_looks_every_ten_minutes(self) -> None:
         assert purge_service.PURGE_EVERY == 600
+
+
+class TestStop:
+    """Where the driver swallows a cancellation."""
+
+    @pytest.fixture
+    def swallowed(self, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+        """Set while a batch waits, whose cancellation is lost."""
+        reached, some = asyncio.Event(), crud_purge.some
+
+        async def swallow(place: crud_purge.Place, named: ObjectId, *, limit: int) -> list[ObjectId]:
+            if place.collection == "items" and not reached.is_set():
+                reached.set()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            return await some(place, named, limit=limit)
+
+        monkeypatch.setattr(crud_purge, "some", swallow)
+        return reached
+
+    @pytest.mark.parametrize("is_last", [False, True])
+    async def test_comes_all_the_same(self, swallowed: asyncio.Event, *, is_last: bool) -> None:
+        user = await make_user()
+        if not is_last:
+            await _insert("items", owner_id=user.id, created_at=utc_now())
+        await delete(user)
+        task = asyncio.create_task(purge_service.keep_purging())
+        await asyncio.wait_for(swallowed.wait(), 5)
+        task.cancel()
+
+        await asyncio.wait_for(asyncio.wait([task]), 2)
+
+        assert task.done()
+        await purge_service.purge_due()
+        assert await DeletedUser.count() == 0
 
 
 class TestWaking:
