@@ -22,6 +22,7 @@ from app.core.scopes import Scope
 from app.schemas.page import (
     ApiKeyQuery,
     ConversationQuery,
+    DeletedUserQuery,
     ItemQuery,
     MessageQuery,
     PageQuery,
@@ -159,6 +160,7 @@ Id = PydanticObjectId
 ApiKeyList = Annotated[ApiKeyQuery, Depends(QueryOf(ApiKeyQuery))]
 ConversationList = Annotated[ConversationQuery, Depends(QueryOf(ConversationQuery))]
 SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]
+DeletedUserList = Annotated[DeletedUserQuery, Depends(QueryOf(DeletedUserQuery))]
 ItemList = Annotated[ItemQuery, Depends(QueryOf(ItemQuery))]
 MessageList = Annotated[MessageQuery, Depends(QueryOf(MessageQuery))]
 UserList = Annotated[UserQuery, Depends(QueryOf(UserQuery))]

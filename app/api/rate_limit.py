@@ -1,5 +1,8 @@
 """Who is limited how: each limit is spent here, shown in the headers of every answer, and refused with 429."""
 
+from typing import Final
+
+from bson import ObjectId
 from fastapi import Request
 
 from app.core.config import get_settings
@@ -7,6 +10,8 @@ from app.core.context import current_context
 from app.core.exceptions import IpNotAllowedError, RateLimitedError, RejectedCredentialError
 from app.core.principal import Principal
 from app.core.rate_limit import Budget, MemoryRateLimiter
+
+_EXPORTS: Final = "10/hour"
 
 
 def spend_anonymous(request: Request) -> None:
@@ -39,6 +44,11 @@ def spend_authenticated(request: Request, principal: Principal) -> None:
 
 def spend_key_creation(request: Request, principal: Principal) -> None:
     _spend(request, get_settings().rate_limit_key_create, "key creation", principal.rate_key)
+
+
+def spend_export(request: Request, account_id: ObjectId) -> None:
+    """For reading all that an account has, whichever of its credentials asks for it."""
+    _spend(request, _EXPORTS, "export", str(account_id))
 
 
 def spend_on_refusal(request: Request, error: Exception) -> None:

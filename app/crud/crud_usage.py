@@ -78,6 +78,10 @@ async def reset_messages(user_id: ObjectId, *, day: str) -> None:
     await UsageCounter.get_pymongo_collection().update_one({"user_id": user_id, "day": day}, {"$set": {"messages": 0}})
 
 
+async def remove_totals(user_id: ObjectId) -> None:
+    await UsageTotal.get_pymongo_collection().delete_one({"_id": user_id})
+
+
 async def used(user_id: ObjectId, *, day: str) -> Used:
     counters = await find_batch("usage_counters", {"user_id": user_id, "day": day}, fields={"messages": 1}, limit=1)
     totals = await find_batch("usage_totals", {"_id": user_id}, limit=1)

@@ -34,4 +34,5 @@ class ApiKey(BaseDocument):
             ),
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
             IndexModel([("expires_at", ASCENDING)], name="expiry"),
+            IndexModel([("created_by", ASCENDING)], name="creator"),
         ]

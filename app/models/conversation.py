@@ -42,6 +42,9 @@ class Conversation(BaseDocument):
                 name="participant_latest",
             ),
             IndexModel([("last_activity_at", DESCENDING), ("_id", DESCENDING)], name="latest"),
+            # An order that activity does not change: whoever walks all of them misses none.
+            IndexModel([("participants.user_id", ASCENDING), ("_id", ASCENDING)], name="participant_oldest"),
+            IndexModel([("created_by", ASCENDING)], name="creator"),
         ]
 
 

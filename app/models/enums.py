@@ -73,6 +73,7 @@ class AuditAction(StrEnum):
     USER_LIMITS_RESET = "user:limits_reset"
     USER_LOCKED = "user:locked"
     USER_PASSWORD_RESET = "user:password_reset"  # noqa: S105 - no password
+    USER_PURGE_REQUESTED = "user:purge_requested"
     USER_PURGED = "user:purged"
     USER_RESTORED = "user:restored"
     USER_UPDATED = "user:updated"

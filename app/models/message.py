@@ -23,5 +23,5 @@ class Message(BaseDocument):
         name = "messages"
         indexes = [  # noqa: RUF012
             IndexModel([("conversation_id", ASCENDING), ("seq", ASCENDING)], name="conversation_order", unique=True),
-            IndexModel([("user_id", ASCENDING)], name="user"),
+            IndexModel([("user_id", ASCENDING), ("_id", ASCENDING)], name="user_oldest"),
         ]

@@ -33,5 +33,6 @@ class OutgoingMail(BaseDocument):
         name = "outbox"
         indexes = [  # noqa: RUF012
             IndexModel([("due_at", ASCENDING), ("_id", ASCENDING)], name="due"),
+            IndexModel([("user_id", ASCENDING)], name="user"),
             IndexModel([("failed_at", ASCENDING)], name="failed", expireAfterSeconds=FAILED_MAIL_KEPT_SECONDS),
         ]

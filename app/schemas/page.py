@@ -25,6 +25,10 @@ class UserQuery(PageQuery):
     sort: Literal["created_at", "-created_at", "email"] = "-created_at"
 
 
+class DeletedUserQuery(PageQuery):
+    q: Annotated[SearchText | None, Field(description="Beginning of an e-mail address")] = None
+
+
 class ApiKeyQuery(PageQuery):
     include_inactive: bool = False
 

@@ -51,8 +51,6 @@ class TestEnsureIndexes:
                 },
             ),
             ("sessions", {"user_id, created_at-, _id-", "expires_at expireAfterSeconds"}),
-            ("api_keys", {"key_id unique", "owner_id, created_at-, _id-", "created_at-, _id-", "expires_at"}),
-            ("conversations", {"participants.user_id, last_activity_at-, _id-", "last_activity_at-, _id-"}),
             (
                 "items",
                 {
@@ -62,10 +60,23 @@ class TestEnsureIndexes:
                     "is_completed, created_at-, _id-",
                 },
             ),
-            ("messages", {"conversation_id, seq unique", "user_id"}),
-            ("audit_events", {"actor.id, _id-", "target.id, _id-", "action, _id-", "time-"}),
-            ("deleted_users", {"purge_at", "email_key"}),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
+            (
+                "api_keys",
+                {"key_id unique", "owner_id, created_at-, _id-", "created_at-, _id-", "expires_at", "created_by"},
+            ),
+            (
+                "conversations",
+                {
+                    "participants.user_id, last_activity_at-, _id-",
+                    "last_activity_at-, _id-",
+                    "participants.user_id, _id",
+                    "created_by",
+                },
+            ),
+            ("messages", {"conversation_id, seq unique", "user_id, _id"}),
+            ("audit_events", {"actor.id, _id-", "target.id, _id-", "action, _id-", "time-"}),
+            ("deleted_users", {"purge_at", "email_key", "deleted_at-, _id-", "deleted_by"}),
         ],
     )
     async def test_makes_what_queries_rely_on(self, database: Database, collection: str, keys: set[str]) -> None:
