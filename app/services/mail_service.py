@@ -5,6 +5,7 @@ between leaves it to the next one.
 """
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ _LOOK_EVERY_SECONDS: Final = 10  # for what other processes left, and what has b
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
 _ATTEMPTS: Final = 32  # with these pauses, about a day
+_LINK_LIKE: Final = re.compile(r"[/@]|\w\.\w{2}")
 
 _log = get_logger(__name__)
 
@@ -118,10 +120,15 @@ async def _send(mail: OutgoingMail, mailer: Mailer) -> None:
         if link is None:
             return
         values = values | link
-    name = user.full_name or user.username or user.email
-    rendered = render_mail(mail.kind, {"name": name, "email": user.email, **values})
+    rendered = render_mail(mail.kind, {"name": _name(user), "email": user.email, **values})
     message = compose(rendered, mail_id=str(mail.id), sender=get_settings().mail_from, to=mail.to or user.email)
     await mailer.send(message)
+
+
+def _name(user: User) -> str:
+    """How to greet it, without what mail programs would make a link of: anyone may register a stranger's address."""
+    names = (user.full_name, user.username)
+    return next((name for name in names if name and not _LINK_LIKE.search(name)), user.email)
 
 
 async def _recipient(mail: OutgoingMail) -> User | None:
