@@ -71,14 +71,14 @@ async def send_forever() -> None:
     """Send what is in the outbox, and what comes, until cancelled."""
     _State.has_mail = asyncio.Event()
     mailer = mailer_of(get_settings())
-    task = asyncio.current_task()
-    while task is None or not task.cancelling():  # the driver may swallow the cancellation
+    while not _is_cancelled():  # the driver may swallow the cancellation
         try:
-            while await send_next(mailer):
-                pass
+            if await send_next(mailer):
+                continue
         except Exception as error:  # noqa: BLE001 - the database is away, say: the next look may find it
             _log.warning("outbox_stopped", exc_info=error)
-        await _sleep_until_mail(_State.has_mail)
+        if not _is_cancelled():
+            await _sleep_until_mail(_State.has_mail)
 
 
 async def send_next(mailer: Mailer) -> bool:
@@ -143,6 +143,11 @@ async def _recipient(mail: OutgoingMail) -> User | None:
 async def _give_up(mail: OutgoingMail, error: Exception) -> None:
     _log.error("mail_failed", mail=str(mail.id), mail_kind=mail.kind, attempts=mail.attempts, exc_info=error)
     await crud_outgoing_mail.give_up(mail.id)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _sleep_until_mail(has_mail: asyncio.Event) -> None:
