@@ -3,11 +3,13 @@
 import asyncio
 from email.headerregistry import Address
 from email.message import EmailMessage
+from email.policy import default
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Final, Protocol
 
 import aiosmtplib
+from email_validator import validate_email
 
 from app.core.clock import utc_now
 from app.core.config import Environment, Settings
@@ -16,7 +18,9 @@ from app.core.logging_config import get_logger
 from app.core.mail_templates import Rendered
 from app.core.smtp_server import SmtpServer
 
-_TIMEOUT_SECONDS: Final = 20
+_TIMEOUT_SECONDS: Final = 20  # for each answer of the server
+_LONGEST_SECONDS: Final = 60  # for all of them; the outbox lets another sender try after 90
+_UTF8: Final = default.clone(utf8=True)  # RFC 6532: addresses may be written in any script
 _PERMANENT: Final = range(500, 600)
 
 _log = get_logger(__name__)
@@ -32,7 +36,7 @@ def compose(rendered: Rendered, *, mail_id: str, sender: str, to: str) -> EmailM
     """A mail in text and HTML. Sent twice it carries the same `Message-ID`, by which servers know it again."""
     message = EmailMessage()
     message["From"] = sender
-    message["To"] = Address(addr_spec=to)
+    message["To"] = _address(to)
     message["Subject"] = rendered.subject
     message["Date"] = format_datetime(utc_now())
     message["Message-ID"] = f"<{mail_id}@{sender.rpartition('@')[2].rstrip('>')}>"
@@ -40,6 +44,12 @@ def compose(rendered: Rendered, *, mail_id: str, sender: str, to: str) -> EmailM
     message.set_content(rendered.text)
     message.add_alternative(rendered.html, subtype="html")
     return message
+
+
+def _address(email: str) -> Address:
+    """The address with its domain in the ASCII form, which every server knows."""
+    parts = validate_email(email, check_deliverability=False)
+    return Address(username=parts.local_part, domain=parts.ascii_domain)
 
 
 def mailer_of(settings: Settings) -> Mailer:
@@ -55,16 +65,17 @@ class SmtpMailer:
     async def send(self, message: EmailMessage) -> None:
         server = self.server
         try:
-            await aiosmtplib.send(
-                message,
-                hostname=server.host,
-                port=server.port,
-                username=server.username,
-                password=server.password,
-                use_tls=server.is_tls,
-                start_tls=server.starttls,
-                timeout=_TIMEOUT_SECONDS,
-            )
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                await aiosmtplib.send(
+                    message,
+                    hostname=server.host,
+                    port=server.port,
+                    username=server.username,
+                    password=server.password,
+                    use_tls=server.is_tls,
+                    start_tls=server.starttls,
+                    timeout=_TIMEOUT_SECONDS,
+                )
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPResponseException) as error:
             if _is_permanent(error):
                 raise MailRefusedError(reason=type(error).__name__) from error
@@ -91,7 +102,7 @@ class FolderMailer:
     async def send(self, message: EmailMessage) -> None:
         path = self.folder / f"{message['Message-ID'].strip('<>').partition('@')[0]}.eml"
         try:
-            await asyncio.to_thread(self._write, path, bytes(message))
+            await asyncio.to_thread(self._write, path, message.as_bytes(policy=_UTF8))
         except OSError as error:
             raise MailUndeliveredError(reason=type(error).__name__) from error
         body = message.get_body(("plain",))

@@ -1,7 +1,13 @@
 """The mail server that `SMTP_URL` names."""
 
-from typing import NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+_SHAPE: Final = (
+    "must be smtp://host:port or smtps://host:port, with user:password@ before the host when the server asks for "
+    "them; / ? # @ : and % in a password are percent-encoded"
+)
+_STARTTLS: Final = {"": None, "starttls=1": True, "starttls=0": False}
 
 
 class SmtpServer(NamedTuple):
@@ -20,22 +26,36 @@ class SmtpServer(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> "SmtpServer":
-        """`ValueError` when it is no such URL."""
-        parts = urlsplit(url)
-        if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
-            raise ValueError("must be smtp://host:port or smtps://host:port")
+        """`ValueError` when it is no such URL. It repeats nothing of it: any part may be one of the password."""
+        parts, host, port = _split(url)
         is_tls = parts.scheme == "smtps"
-        asked = parse_qs(parts.query).get("starttls", [""])[-1]
-        starttls = False if is_tls else {"1": True, "0": False}.get(asked, True if parts.password else None)
+        if parts.query not in _STARTTLS or (is_tls and parts.query):
+            raise ValueError("after the `?` there may be starttls=1 or starttls=0, and with smtps:// nothing")
+        if bool(parts.username) != bool(parts.password):
+            raise ValueError("must name both a user and a password, or neither")
+        asked = _STARTTLS[parts.query]
+        starttls = True if asked is None and parts.password else asked
         return cls(
-            host=parts.hostname,
-            port=parts.port or (465 if is_tls else 587),
+            host=host,
+            port=port or (465 if is_tls else 587),
             username=unquote(parts.username) if parts.username else None,
             password=unquote(parts.password) if parts.password else None,
             is_tls=is_tls,
-            starttls=starttls,
+            starttls=False if is_tls else starttls,
         )
 
     @property
     def sends_password_in_clear(self) -> bool:
         return self.password is not None and not self.is_tls and not self.starttls
+
+
+def _split(url: str) -> tuple[SplitResult, str, int | None]:
+    """The parts of the URL, its host and its port."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(_SHAPE) from None
+    if parts.scheme not in {"smtp", "smtps"} or not host or parts.path not in {"", "/"} or parts.fragment:
+        raise ValueError(_SHAPE)
+    return parts, host, port

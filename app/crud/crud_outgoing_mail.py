@@ -25,6 +25,13 @@ async def claim_next() -> OutgoingMail | None:
     return OutgoingMail.model_validate(raw) if raw else None
 
 
+async def hold(mail_id: ObjectId) -> bool:
+    """Keep a claimed mail out of the others' sight for another while. False when it is not to be sent any more."""
+    where = {"_id": mail_id, "failed_at": None}
+    result = await OutgoingMail.get_pymongo_collection().update_one(where, {"$set": {"due_at": utc_now() + _CLAIM}})
+    return result.matched_count == 1
+
+
 async def remove(mail_id: ObjectId) -> None:
     await OutgoingMail.get_pymongo_collection().delete_one({"_id": mail_id})
 

@@ -11,7 +11,7 @@ from app.core.config import get_settings
 from app.core.exceptions import InvalidTokenError
 from app.core.one_time_token import read_token, token_text
 from app.core.principal import Principal
-from app.crud import crud_one_time_token
+from app.crud import crud_one_time_token, crud_outgoing_mail
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind, TokenPurpose
 from app.models.one_time_token import OneTimeToken
@@ -38,13 +38,18 @@ _PAUSE: Final = timedelta(minutes=1)
 async def make(purpose: TokenPurpose, user: User, *, mail_id: ObjectId) -> dict[str, Any] | None:
     """The `link` for a mail, and its life in `hours`; the same for the same mail.
 
-    None when the user has no use for it: deactivated, verified already, or just given another one.
+    None when the user has no use for it: deactivated, verified already, just given another one, or done with this one
+    while the mail was tried again.
     """
     now = utc_now()
     is_pointless = purpose is TokenPurpose.EMAIL_VERIFICATION and user.is_verified
     if not user.is_active or is_pointless:
         return None
-    if await crud_one_time_token.was_made_since(now - _PAUSE, user_id=user.id, purpose=purpose, but=mail_id):
+    if not await crud_outgoing_mail.hold(mail_id):
+        return None
+    if await crud_one_time_token.was_made_since(
+        now - _PAUSE, user_id=user.id, purpose=purpose, email_key=user.email_key, but=mail_id
+    ):
         return None
     life = _LIFE[purpose]
     token = OneTimeToken(id=mail_id, purpose=purpose, user_id=user.id, email_key=user.email_key, expires_at=now + life)

@@ -5,6 +5,7 @@ between leaves it to the next one.
 """
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ _LOOK_EVERY_SECONDS: Final = 10  # for what other processes left, and what has b
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
 _ATTEMPTS: Final = 32  # with these pauses, about a day
+_LINK_LIKE: Final = re.compile(r"[/@]|\w\.\w{2}")
 
 _log = get_logger(__name__)
 
@@ -69,14 +71,14 @@ async def send_forever() -> None:
     """Send what is in the outbox, and what comes, until cancelled."""
     _State.has_mail = asyncio.Event()
     mailer = mailer_of(get_settings())
-    task = asyncio.current_task()
-    while task is None or not task.cancelling():  # the driver may swallow the cancellation
+    while not _is_cancelled():  # the driver may swallow the cancellation
         try:
-            while await send_next(mailer):
-                pass
+            if await send_next(mailer):
+                continue
         except Exception as error:  # noqa: BLE001 - the database is away, say: the next look may find it
             _log.warning("outbox_stopped", exc_info=error)
-        await _sleep_until_mail(_State.has_mail)
+        if not _is_cancelled():
+            await _sleep_until_mail(_State.has_mail)
 
 
 async def send_next(mailer: Mailer) -> bool:
@@ -118,10 +120,15 @@ async def _send(mail: OutgoingMail, mailer: Mailer) -> None:
         if link is None:
             return
         values = values | link
-    name = user.full_name or user.username or user.email
-    rendered = render_mail(mail.kind, {"name": name, "email": user.email, **values})
+    rendered = render_mail(mail.kind, {"name": _name(user), "email": user.email, **values})
     message = compose(rendered, mail_id=str(mail.id), sender=get_settings().mail_from, to=mail.to or user.email)
     await mailer.send(message)
+
+
+def _name(user: User) -> str:
+    """How to greet it, without what mail programs would make a link of: anyone may register a stranger's address."""
+    names = (user.full_name, user.username)
+    return next((name for name in names if name and not _LINK_LIKE.search(name)), user.email)
 
 
 async def _recipient(mail: OutgoingMail) -> User | None:
@@ -136,6 +143,11 @@ async def _recipient(mail: OutgoingMail) -> User | None:
 async def _give_up(mail: OutgoingMail, error: Exception) -> None:
     _log.error("mail_failed", mail=str(mail.id), mail_kind=mail.kind, attempts=mail.attempts, exc_info=error)
     await crud_outgoing_mail.give_up(mail.id)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _sleep_until_mail(has_mail: asyncio.Event) -> None:

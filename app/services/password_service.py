@@ -21,7 +21,7 @@ async def reset(token: str, password: str) -> None:
     token_id = link_service.read(token, TokenPurpose.PASSWORD_RESET)
     found = await crud_one_time_token.find(token_id, TokenPurpose.PASSWORD_RESET)
     user = await crud_user.find(found.user_id) if found else None
-    if user is None:
+    if user is None or not user.is_active:
         raise link_service.unusable()
     await require_strong(password, personal=personal_words(user.email, user.username))
     await _reset(token_id, await hash_password(password))
