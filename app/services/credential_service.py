@@ -131,12 +131,15 @@ async def require_password_and_code(user: User, password: str | None, otp: str |
 
 
 async def _with_password(user: User, password: str | None) -> Attempt:
+    wrong = InvalidCredentialsError("Give your current password in `current_password`.")
+    if password is None:  # nothing was guessed
+        raise wrong
     attempt = Attempt(user, {"email_key": user.email_key})
     await attempt.begin()
     try:
-        await attempt.check_password(password or "")
+        await attempt.check_password(password)
     except InvalidCredentialsError:
-        raise InvalidCredentialsError("Give your current password in `current_password`.") from None
+        raise wrong from None
     return attempt
 
 
