@@ -200,8 +200,7 @@ class TestPersonalKey:
 class TestOthers:
     @pytest.mark.parametrize("role", [Role.GUEST, Role.USER, Role.SUPPORT])
     async def test_go_on_without_a_second_factor(self, client: AsyncClient, role: Role) -> None:
-        more = {"staff_level": 3} if role is Role.SUPPORT else {}
-        ada = await make_user(role=role, **more)
+        ada = await make_user(role=role, staff_level=3 if role is Role.SUPPORT else None)
 
         pair = (await log_in(client, ada)).json()
 
