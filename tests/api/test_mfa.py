@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -43,6 +43,7 @@ NOON = datetime(2026, 3, 1, 12, 0, 10, tzinfo=UTC)  # ten seconds into a step
 NEW_KEY = "b0ZkUnVwN3hqS2RyWm9XcE1hVHlGc0xlQ3ZJZ0hpUUI="
 OTHER_SECRET = "Wq7Zr3Tn9Xk5Vb1Mj8Hd4Gs6Fp2Lc0Ya"
 Raw = dict[str, Any]
+Act = Callable[..., Awaitable[Response]]
 
 
 class Clock:
@@ -485,7 +486,7 @@ class TestRenewal:
 
 @pytest.mark.parametrize("act", [turn_off, renew])
 class TestPasswordAndCode:
-    async def test_are_both_needed(self, client: AsyncClient, act: Any) -> None:
+    async def test_are_both_needed(self, client: AsyncClient, act: Act) -> None:
         ada = await make_signed_in()
         phone = await enrol(client, ada)
         code = phone.recovery_codes[0]
@@ -497,7 +498,7 @@ class TestPasswordAndCode:
         assert await is_on(client, ada)
         assert (await act(client, ada, current_password=ada.password, otp=code)).is_success
 
-    async def test_are_tried_five_times(self, client: AsyncClient, act: Any) -> None:
+    async def test_are_tried_five_times(self, client: AsyncClient, act: Act) -> None:
         ada = await make_signed_in()
         phone = await enrol(client, ada)
 
@@ -508,7 +509,22 @@ class TestPasswordAndCode:
         assert outcome(right) == (429, "account_locked")
         assert await is_on(client, ada)
 
-    async def test_are_refused_where_it_is_not_on(self, client: AsyncClient, act: Any) -> None:
+    async def test_are_not_tried_more_often_with_the_help_of_the_password_alone(
+        self, client: AsyncClient, act: Act
+    ) -> None:
+        ada = await make_signed_in()
+        await enrol(client, ada)
+        for _ in range(4):
+            await act(client, ada, current_password=ada.password, otp="000000")
+        body = {"email": "countess@example.com", "current_password": ada.password}
+        assert (await client.patch("/api/v1/users/me", json=body, headers=ada.headers)).is_success
+
+        await act(client, ada, current_password=ada.password, otp="000000")
+
+        response = await act(client, ada, current_password=ada.password, otp="000000")
+        assert outcome(response) == (429, "account_locked")
+
+    async def test_are_refused_where_it_is_not_on(self, client: AsyncClient, act: Act) -> None:
         ada = await make_signed_in()
 
         assert outcome(await act(client, ada, current_password=ada.password, otp="000000")) == (409, "conflict")
