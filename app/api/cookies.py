@@ -2,7 +2,6 @@
 
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 
@@ -36,15 +35,15 @@ def refuse_cross_site(request: Request) -> None:
     """Refuse what a page of another site makes a browser send; what is no browser carries no foreign cookies.
 
     Fetch metadata where the browser sends it, else the Origin header against Host (OWASP CSRF Prevention Cheat Sheet).
-    Both are set by the browser and out of reach for scripts. Origins of `CORS_ORIGINS` are welcome.
+    Both are set by the browser and out of reach for scripts. Origins of `CORS_ORIGINS` are welcome; `*` is none.
     """
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    if origin is not None and origin in get_settings().cors_origins:
+    if origin is not None and origin in set(get_settings().cors_origins) - {"*"}:
         return
     if site is not None:
         is_own = site in {"same-origin", "none"}
     else:
-        is_own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+        is_own = origin is None or origin.partition("://")[2] == request.headers.get("host")
     if not is_own:
         raise ForbiddenError("Pages of another site may not use the refresh cookie.")
 

@@ -2,8 +2,11 @@
 
 import base64
 from collections.abc import Sequence
+from typing import Final
 
 from cryptography.fernet import Fernet, MultiFernet
+
+_KEY_LENGTH: Final = 44  # 32 bytes in base64
 
 
 def cipher_of(keys: Sequence[bytes]) -> MultiFernet:
@@ -17,8 +20,9 @@ def key_from(derived: bytes) -> bytes:
 
 
 def is_key(text: str) -> bool:
+    """Whether it is one Fernet key. Of two without a comma between, Fernet itself would drop the second unsaid."""
     try:
         Fernet(text)
     except ValueError:
         return False
-    return True
+    return len(text) == _KEY_LENGTH

@@ -49,13 +49,13 @@ async def mark_failed(throttle_id: bytes) -> None:
 
 
 async def give_back(throttle_id: bytes) -> None:
-    """Take one try out of the count: it was no failure, and no success either."""
-    is_full = {"$gte": ["$tries", get_settings().lockout_attempts]}
-    stages: list[dict[str, Any]] = [
-        {"$set": {"tries": {"$subtract": ["$tries", 1]}}},
-        {"$set": {"locked_until": {"$cond": [is_full, "$locked_until", None]}}},
-    ]
-    await LoginThrottle.get_pymongo_collection().update_one({"_id": throttle_id}, stages)
+    """Take one try out of the count: it was no failure, and no success either.
+
+    With it goes the lock that it brought: an earlier one had passed, or it would not have been let in.
+    """
+    await LoginThrottle.get_pymongo_collection().update_one(
+        {"_id": throttle_id}, {"$inc": {"tries": -1}, "$set": {"locked_until": None}}
+    )
 
 
 async def clear(throttle_id: bytes) -> None:

@@ -112,10 +112,11 @@ def throttle_id(name: str) -> bytes:
 async def require_password(user: User, password: str | None) -> None:
     """Let a signed-in user go on who knows its password.
 
-    A stolen session is no way to guess it: these tries count as those of signing in do.
+    A stolen session is no way to guess it: these tries count as those of signing in do. Where there is a second
+    factor, it is no way to clear the count of wrong codes either.
     """
     attempt = await _with_password(user, password)
-    await attempt.succeed()
+    await (attempt.leave() if user.mfa_enabled else attempt.succeed())
 
 
 async def require_password_and_code(user: User, password: str | None, otp: str | None) -> None:
@@ -131,12 +132,15 @@ async def require_password_and_code(user: User, password: str | None, otp: str |
 
 
 async def _with_password(user: User, password: str | None) -> Attempt:
+    wrong = InvalidCredentialsError("Give your current password in `current_password`.")
+    if password is None:  # nothing was guessed
+        raise wrong
     attempt = Attempt(user, {"email_key": user.email_key})
     await attempt.begin()
     try:
-        await attempt.check_password(password or "")
+        await attempt.check_password(password)
     except InvalidCredentialsError:
-        raise InvalidCredentialsError("Give your current password in `current_password`.") from None
+        raise wrong from None
     return attempt
 
 

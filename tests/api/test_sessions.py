@@ -1,0 +1,326 @@
+"""Where a user is signed in, and what ends or changes a session that lives."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import pytest
+from httpx import AsyncClient, Response
+
+from app.core.clock import utc_now
+from app.core.scopes import Role
+from app.models.session import Session
+from tests.api.signing_in import AUTH, bearer, events, log_in, outcome, refresh, warmed, who_am_i
+from tests.factories import SignedInUser, make_api_key, make_signed_in, make_user, sign_in
+
+SESSIONS = f"{AUTH}/sessions"
+USERS = "/api/v1/users"
+NO_SUCH_ID = "6746d0a8f8f8f8f8f8f8f8f8"
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0"
+
+Act = Callable[[AsyncClient, SignedInUser], Awaitable[Response]]
+
+
+@pytest.fixture
+async def warm_client(client: AsyncClient) -> AsyncClient:
+    return await warmed(client)
+
+
+class TestList:
+    async def test_tells_device_address_and_times(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        before = utc_now()
+        client.headers["User-Agent"] = FIREFOX
+        pair = (await log_in(client, ada)).json()
+
+        (session,) = (await client.get(SESSIONS, headers=bearer(pair["access_token"]))).json()
+
+        times = {name: datetime.fromisoformat(session.pop(name)) for name in ("created_at", "last_used_at")}
+        expires_at = datetime.fromisoformat(session.pop("expires_at"))
+        assert session == {
+            "id": (await who_am_i(client, pair["access_token"])).json()["session_id"],
+            "device": "Firefox on Linux",
+            "user_agent": FIREFOX,
+            "ip": "127.0.0.1",
+            "has_mfa": False,
+            "is_current": True,
+        }
+        assert all(before <= time <= utc_now() for time in times.values())
+        assert timedelta(days=29) < expires_at - utc_now() <= timedelta(days=30)
+
+    async def test_knows_no_device_of_a_client_that_does_not_say_what_it_is(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        client.headers["User-Agent"] = ""
+        pair = (await log_in(client, ada)).json()
+
+        (session,) = (await client.get(SESSIONS, headers=bearer(pair["access_token"]))).json()
+
+        assert (session["device"], session["user_agent"]) == (None, None)
+
+    async def test_marks_the_one_that_asks(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+
+        marks = []
+        for asking in (ada, elsewhere):
+            rows = (await client.get(SESSIONS, headers=asking.headers)).json()
+            marks.append({row["id"]: row["is_current"] for row in rows})
+
+        first, second = str(ada.session.id), str(elsewhere.session.id)
+        assert marks == [{first: True, second: False}, {first: False, second: True}]
+
+    async def test_moves_last_used_at_with_each_refresh(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        long_ago = utc_now() - timedelta(days=3)
+        await Session.find_one({"_id": ada.session.id}).update({"$set": {"last_used_at": long_ago}})
+
+        await refresh(client, ada.refresh_token)
+
+        (session,) = (await client.get(SESSIONS, headers=ada.headers)).json()
+        assert utc_now() - datetime.fromisoformat(session["last_used_at"]) < timedelta(minutes=1)
+
+    async def test_leaves_out_the_expired(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await sign_in(ada, expires_at=utc_now() - timedelta(seconds=1))
+
+        rows = (await client.get(SESSIONS, headers=ada.headers)).json()
+
+        assert [row["id"] for row in rows] == [str(ada.session.id)]
+
+    async def test_holds_ones_own_only_whatever_the_role(self, client: AsyncClient) -> None:
+        await make_signed_in()
+        root = await make_signed_in(role=Role.SUPERUSER)
+
+        rows = (await client.get(SESSIONS, headers=root.headers)).json()
+
+        assert [row["id"] for row in rows] == [str(root.session.id)]
+
+    async def test_is_paged_newest_first_without_the_expired(self, client: AsyncClient) -> None:
+        user = await make_user()
+        made = []
+        for number in range(5):
+            expired = utc_now() - timedelta(seconds=1)
+            made.append(await sign_in(user, expires_at=expired if number == 2 else None))
+        headers = made[0].headers
+
+        pages, url = [], f"{SESSIONS}?limit=2"
+        while url:
+            response = await client.get(url, headers=headers)
+            pages.append([row["id"] for row in response.json()])
+            url = response.links.get("next", {}).get("url", "")
+
+        ids = [str(session.session.id) for session in made]
+        assert pages == [[ids[4], ids[3]], [ids[1], ids[0]]]
+
+    async def test_refuses_the_cursor_of_another(self, client: AsyncClient) -> None:
+        ada, bob = await make_signed_in(), await make_signed_in()
+        await sign_in(ada)
+        link = (await client.get(f"{SESSIONS}?limit=1", headers=ada.headers)).links["next"]["url"]
+
+        assert outcome(await client.get(link, headers=bob.headers)) == (400, "invalid_cursor")
+        assert outcome(await client.get(link, headers=ada.headers)) == (200, None)
+
+    @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=many"])
+    async def test_refuses_a_limit_out_of_range(self, client: AsyncClient, query: str) -> None:
+        ada = await make_signed_in()
+
+        response = await client.get(f"{SESSIONS}?{query}", headers=ada.headers)
+
+        assert outcome(response) == (422, "validation_error")
+
+    async def test_shows_nothing_that_could_be_used(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+
+        text = (await client.get(SESSIONS, headers=ada.headers)).text
+
+        assert "digest" not in text
+        assert ada.session.refresh_digest.hex() not in text
+        assert ada.refresh_token.partition(".")[2] not in text
+
+
+class TestEnd:
+    async def test_ends_another_session_with_both_its_tokens_at_once(self, warm_client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+        assert (await who_am_i(warm_client, elsewhere.access_token)).status_code == 200
+
+        response = await warm_client.delete(f"{SESSIONS}/{elsewhere.session.id}", headers=ada.headers)
+
+        assert (response.status_code, response.content) == (204, b"")
+        assert outcome(await who_am_i(warm_client, elsewhere.access_token)) == (401, "token_revoked")
+        assert outcome(await refresh(warm_client, elsewhere.refresh_token)) == (401, "token_revoked")
+        assert (await who_am_i(warm_client, ada.access_token)).status_code == 200
+
+    async def test_ends_the_one_in_use_too(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+
+        response = await client.delete(f"{SESSIONS}/{ada.session.id}", headers=ada.headers)
+
+        assert response.status_code == 204
+        assert outcome(await who_am_i(client, ada.access_token)) == (401, "token_revoked")
+
+    async def test_does_not_find_it_a_second_time(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+        await client.delete(f"{SESSIONS}/{elsewhere.session.id}", headers=ada.headers)
+
+        response = await client.delete(f"{SESSIONS}/{elsewhere.session.id}", headers=ada.headers)
+
+        assert outcome(response) == (404, "not_found")
+        assert len(await events("session:ended")) == 1
+
+    @pytest.mark.parametrize("role", [Role.USER, Role.ADMIN, Role.SUPERUSER])
+    async def test_does_not_find_the_session_of_another(self, client: AsyncClient, role: Role) -> None:
+        ada, bob = await make_signed_in(), await make_signed_in(role=role)
+
+        response = await client.delete(f"{SESSIONS}/{ada.session.id}", headers=bob.headers)
+
+        assert outcome(response) == (404, "not_found")
+        assert (await who_am_i(client, ada.access_token)).status_code == 200
+
+    @pytest.mark.parametrize("session_id", [NO_SUCH_ID, "zebra", "6746d0a8", "%24gt", "null"])
+    async def test_does_not_find_what_is_no_id_of_a_session(self, client: AsyncClient, session_id: str) -> None:
+        ada = await make_signed_in()
+
+        response = await client.delete(f"{SESSIONS}/{session_id}", headers=ada.headers)
+
+        assert outcome(response) == (404, "not_found")
+
+    async def test_is_recorded(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+
+        await client.delete(f"{SESSIONS}/{elsewhere.session.id}", headers=ada.headers)
+
+        (event,) = await events("session:ended")
+        assert (event.actor.id, event.target.kind, event.target.id) == (ada.id, "session", elsewhere.session.id)
+
+
+class TestWhoMay:
+    @pytest.mark.parametrize(("method", "path"), [("GET", SESSIONS), ("DELETE", f"{SESSIONS}/{NO_SUCH_ID}")])
+    async def test_asks_for_a_credential(self, client: AsyncClient, method: str, path: str) -> None:
+        assert outcome(await client.request(method, path)) == (401, "not_authenticated")
+
+    @pytest.mark.parametrize("scope", ["admin", "read", "write"])
+    async def test_refuses_keys_whoever_owns_them(self, client: AsyncClient, scope: str) -> None:
+        ada = await make_signed_in(role=Role.ADMIN)
+        for key in (await make_api_key(scope), await make_api_key(scope, owner=ada)):
+            listed = await client.get(SESSIONS, headers=key.headers)
+            ended = await client.delete(f"{SESSIONS}/{ada.session.id}", headers=key.headers)
+
+            assert outcome(listed) == outcome(ended) == (403, "forbidden")
+        assert (await who_am_i(client, ada.access_token)).status_code == 200
+
+
+class TestLogOutEverywhere:
+    async def test_leaves_none_in_the_list_of_the_next_session(self, warm_client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+        await warm_client.post(f"{AUTH}/logout-all", headers=ada.headers)
+
+        pair = (await log_in(warm_client, ada)).json()
+
+        rows = (await warm_client.get(SESSIONS, headers=bearer(pair["access_token"]))).json()
+        assert [row["is_current"] for row in rows] == [True]
+        for token in (ada.access_token, elsewhere.access_token):
+            assert outcome(await who_am_i(warm_client, token)) == (401, "token_revoked")
+
+
+async def change_own_password(client: AsyncClient, user: SignedInUser) -> Response:
+    body = {"current_password": user.password, "password": "quartz-Lemon-17-violin"}
+    return await client.post(f"{AUTH}/password/change", json=body, headers=user.headers)
+
+
+async def patch_own_password(client: AsyncClient, user: SignedInUser) -> Response:
+    body = {"current_password": user.password, "password": "quartz-Lemon-17-violin"}
+    return await client.patch(f"{USERS}/me", json=body, headers=user.headers)
+
+
+async def delete_oneself(client: AsyncClient, user: SignedInUser) -> Response:
+    body = {"current_password": user.password}
+    return await client.request("DELETE", f"{USERS}/me", json=body, headers=user.headers)
+
+
+async def changed_by_root(client: AsyncClient, user: SignedInUser, body: dict[str, object] | None) -> Response:
+    root = await make_signed_in(role=Role.SUPERUSER)
+    method = "DELETE" if body is None else "PATCH"
+    return await client.request(method, f"{USERS}/{user.id}", json=body, headers=root.headers)
+
+
+async def be_deactivated(client: AsyncClient, user: SignedInUser) -> Response:
+    return await changed_by_root(client, user, {"is_active": False})
+
+
+async def be_deleted(client: AsyncClient, user: SignedInUser) -> Response:
+    return await changed_by_root(client, user, None)
+
+
+async def be_given_another_password(client: AsyncClient, user: SignedInUser) -> Response:
+    return await changed_by_root(client, user, {"password": "quartz-Lemon-17-violin"})
+
+
+class TestChangeOfTheUser:
+    @pytest.mark.parametrize("change", [change_own_password, patch_own_password])
+    async def test_of_its_own_password_ends_all_but_the_session_in_use(
+        self, warm_client: AsyncClient, change: Act
+    ) -> None:
+        ada = await make_signed_in()
+        elsewhere, bob = await sign_in(ada), await make_signed_in()
+        assert (await who_am_i(warm_client, elsewhere.access_token)).status_code == 200
+
+        assert (await change(warm_client, ada)).is_success
+
+        assert outcome(await who_am_i(warm_client, elsewhere.access_token)) == (401, "token_revoked")
+        assert outcome(await refresh(warm_client, elsewhere.refresh_token)) == (401, "token_revoked")
+        assert (await who_am_i(warm_client, ada.access_token)).status_code == 200
+        assert (await refresh(warm_client, ada.refresh_token)).status_code == 200
+        assert (await who_am_i(warm_client, bob.access_token)).status_code == 200
+
+    @pytest.mark.parametrize("act", [delete_oneself, be_deactivated, be_deleted, be_given_another_password])
+    async def test_that_takes_the_account_away_ends_every_session_at_once(
+        self, warm_client: AsyncClient, act: Act
+    ) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+        for session in (ada, elsewhere):
+            assert (await who_am_i(warm_client, session.access_token)).status_code == 200
+
+        assert (await act(warm_client, ada)).is_success
+
+        for session in (ada, elsewhere):
+            assert outcome(await who_am_i(warm_client, session.access_token)) == (401, "token_revoked")
+            assert outcome(await refresh(warm_client, session.refresh_token)) == (401, "token_revoked")
+
+    async def test_to_inactive_and_back_revives_no_session(self, warm_client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await be_deactivated(warm_client, ada)
+
+        await changed_by_root(warm_client, ada, {"is_active": True})
+
+        assert outcome(await who_am_i(warm_client, ada.access_token)) == (401, "token_revoked")
+        assert (await log_in(warm_client, ada)).status_code == 200
+
+    async def test_to_a_higher_role_reaches_the_sessions_that_live(self, warm_client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        assert outcome(await warm_client.get(USERS, headers=ada.headers)) == (403, "insufficient_scope")
+
+        await changed_by_root(warm_client, ada, {"role": "admin"})
+
+        assert (await warm_client.get(USERS, headers=ada.headers)).status_code == 200
+        assert (await who_am_i(warm_client, ada.access_token)).json()["role"] == "admin"
+
+    async def test_to_a_lower_role_reaches_the_sessions_that_live(self, warm_client: AsyncClient) -> None:
+        ada = await make_signed_in(role=Role.ADMIN)
+        assert (await warm_client.get(USERS, headers=ada.headers)).status_code == 200
+
+        await changed_by_root(warm_client, ada, {"role": "user"})
+
+        assert outcome(await warm_client.get(USERS, headers=ada.headers)) == (403, "insufficient_scope")
+        assert "admin" not in (await who_am_i(warm_client, ada.access_token)).json()["scopes"]
+
+    async def test_of_its_name_is_known_to_the_sessions_that_live(self, warm_client: AsyncClient) -> None:
+        ada = await make_signed_in(username="ada")
+        assert (await who_am_i(warm_client, ada.access_token)).json()["name"] == "ada"
+
+        await warm_client.patch(f"{USERS}/me", json={"username": "countess"}, headers=ada.headers)
+
+        assert (await who_am_i(warm_client, ada.access_token)).json()["name"] == "countess"
