@@ -15,10 +15,11 @@ from httpx import ASGITransport, AsyncClient
 from pymongo import MongoClient
 
 from app.core.config import Settings
-from app.db import change_feed
+from app.db import change_feed, mongo
 from app.db.embedded import embedded_server, try_lock
 from app.main import create_app
 from app.models.audit_event import AuditEvent
+from tests.commands import Commands
 from tests.mailbox import Mailbox, open_mailbox
 
 SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
@@ -117,6 +118,14 @@ def serve(make_settings: Callable[..., Settings]) -> Serve:
             yield client
 
     return start
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Sees what applications that are started afterwards ask of the database."""
+    listener = Commands()
+    monkeypatch.setattr(mongo, "_CLIENT_OPTIONS", {**mongo._CLIENT_OPTIONS, "event_listeners": [listener]})
+    return listener
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -9,7 +9,6 @@ import pytest
 import structlog
 from bson import json_util
 from httpx import AsyncClient, Response
-from pymongo import monitoring
 
 from app.core import background, live_cache
 from app.core.clock import utc_now
@@ -19,6 +18,7 @@ from app.core.scopes import Role
 from app.main import create_app
 from app.models.api_key import ApiKey
 from app.models.audit_event import AuditEvent
+from tests.commands import Commands
 from tests.conftest import Serve, client_of, no_event_can_be_written, running
 from tests.factories import StoredKey, make_api_key, make_signed_in, make_user
 
@@ -76,25 +76,6 @@ def sealed(body: str) -> str:
 
 def verdict(response: Response) -> tuple[int, str]:
     return response.status_code, response.json().get("code")
-
-
-@pytest.fixture
-def commands() -> Iterator[list[str]]:
-    """The names of the commands that are sent to the database by clients made from now on."""
-    sent: list[str] = []
-
-    class Listener(monitoring.CommandListener):
-        def started(self, event: monitoring.CommandStartedEvent) -> None:
-            sent.append(event.command_name)
-
-        def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
-
-        def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
-
-    listener = Listener()
-    monitoring.register(listener)
-    yield sent
-    monitoring._LISTENERS.command_listeners.remove(listener)
 
 
 @pytest.fixture
@@ -432,21 +413,19 @@ class TestScopes:
 
 class TestUse:
     @pytest.mark.parametrize("at", [0, 7, 8, 15, 16, 17, 30, 48, 49, 54])
-    async def test_with_one_character_changed_asks_no_database(
-        self, serve: Serve, commands: list[str], at: int
-    ) -> None:
+    async def test_with_one_character_changed_asks_no_database(self, serve: Serve, commands: Commands, at: int) -> None:
         async with serve(auth_cache_seconds=0) as client:
             key = await make_api_key()
             await background.drain()
-            commands.clear()
+            commands.taken()
 
             changed = key.text[:at] + ("x" if key.text[at] != "x" else "y") + key.text[at + 1 :]
             response = await use(client, changed)
 
             assert verdict(response) == (401, "invalid_api_key")
-            assert commands == []
+            assert commands.taken() == []
             assert (await use(client, key)).status_code == 200
-            assert commands != []
+            assert commands.taken() != []
 
     @pytest.mark.parametrize(
         "text", ["x", "octopus_", "octopus_AAAAAAAA_" + "A" * 38, "Bearer x", "octopus_\u00e9", "x" * 10_000]

@@ -5,19 +5,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from httpx import AsyncClient, Response
-from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from app.core import passwords
-from app.db import mongo
 from app.models.login_throttle import LoginThrottle
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
 from app.services import credential_service
 from tests.api.signing_in import AUTH, WRONG, enrol, events, let_pass, log_in, outcome
+from tests.commands import Commands
 from tests.conftest import SECRET, Serve
 from tests.factories import PASSWORD, SignedInUser, StoredUser, make_signed_in, make_user
 from tests.mailbox import Mailbox, text_of, token_in
@@ -26,7 +24,7 @@ from tests.test_server import Server
 LOCKED = (429, "account_locked")
 REFUSED = (401, "invalid_credentials")
 USERS = "/api/v1/users"
-LOCK_MAIL = "Somebody tries to sign in to your account"
+LOCK_MAIL = "Somebody is trying to sign in to your account"
 
 
 async def fail(client: AsyncClient, user: StoredUser, times: int = 5) -> None:
@@ -246,46 +244,6 @@ class TestSettings:
             assert outcome(await log_in(client, ada)) == (200, None)
 
 
-class Commands(CommandListener):
-    """The shape of every command that the task of the test has sent, in order: what an outsider could time."""
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[Any] | None = None
-        self.sent: list[Any] = []
-
-    def started(self, event: CommandStartedEvent) -> None:
-        if asyncio.current_task() is self.task:
-            told = {name: part for name, part in event.command.items() if name[0] != "$" and name not in _OF_THE_DRIVER}
-            self.sent.append((event.command_name, told[event.command_name], shape(told)))
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        pass
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        pass
-
-    def taken(self) -> list[Any]:
-        sent, self.sent = self.sent, []
-        return sent
-
-
-_OF_THE_DRIVER = {"lsid", "txnNumber"}
-
-
-def shape(value: Any) -> Any:
-    """The names and the nesting of a command without its values."""
-    if isinstance(value, dict):
-        return {name: shape(part) for name, part in value.items()}
-    return [shape(part) for part in value] if isinstance(value, list) else None
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
-    listener = Commands()
-    monkeypatch.setattr(mongo, "_CLIENT_OPTIONS", {**mongo._CLIENT_OPTIONS, "event_listeners": [listener]})
-    return listener
-
-
 class TestUnknownAccount:
     @pytest.mark.parametrize("field", ["email", "username"])
     async def test_is_locked_like_a_known_one(self, client: AsyncClient, field: str) -> None:
@@ -302,7 +260,6 @@ class TestUnknownAccount:
         assert [course[:2] for course in courses[0]] == [REFUSED] * 5 + [LOCKED] * 2
 
     async def test_costs_the_database_the_same(self, commands: Commands, serve: Serve) -> None:
-        commands.task = asyncio.current_task()
         async with serve() as client:
             ada = await make_user(email="ada@example.com", username="ada")
             for field, known, unknown in (("email", "ada@example.com", "bob@example.com"), ("username", "ada", "bob")):

@@ -7,16 +7,15 @@ from typing import Any, Final
 
 import pytest
 from httpx import AsyncClient, Response
-from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from pyotp import TOTP
 
 from app.core.clock import utc_now
 from app.core.config import get_settings
-from app.db import mongo
 from app.models.audit_event import AuditEvent
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.user import Mfa, User
+from tests.commands import Commands
 from tests.conftest import Serve
 from tests.factories import PASSWORD, StoredUser, make_api_key, make_signed_in, make_user, sign_in
 from tests.mailbox import Mailbox, link_in, text_of, token_in
@@ -62,35 +61,19 @@ async def events(action: str) -> list[AuditEvent]:
     return await AuditEvent.find({"action": action}).to_list()
 
 
-class Commands(CommandListener):
-    """What the database is asked to do, and where."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, Any]] = []
-
-    def started(self, event: CommandStartedEvent) -> None:
-        self.seen.append((event.command_name, event.command[event.command_name]))
-
-    def succeeded(self, event: CommandSucceededEvent) -> None: ...
-
-    def failed(self, event: CommandFailedEvent) -> None: ...
-
-
 class TestForgot:
     async def test_answers_alike_and_does_the_same_work_whoever_is_asked_for(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+        self, serve: Serve, commands: Commands, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        commands = Commands()
-        monkeypatch.setattr(mongo, "_CLIENT_OPTIONS", {**mongo._CLIENT_OPTIONS, "event_listeners": [commands]})
         monkeypatch.setattr("app.main.send_forever", asyncio.Event().wait)  # what is done after the answer is no clue
         async with serve(auth_cache_seconds=0) as client:
             await make_user(email="ada@example.com")
             await make_user(email="ben@example.com", is_active=False)
             work, answers = [], []
             for name in ("ada", "ben", "nobody"):
-                commands.seen.clear()
+                commands.taken()
                 response = await forget(client, f"{name}@example.com")
-                work.append(commands.seen[:])
+                work.append([command[:2] for command in commands.taken()])
                 answers.append((response.status_code, response.json()))
 
         assert work == [[("insert", "outbox")]] * 3
