@@ -5,6 +5,8 @@ and prints it; later runs use the one in the variable OCTOPUS_API_KEY, and witho
 """
 
 import argparse
+import base64
+import hmac
 import json
 import os
 import secrets
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 
 WIDTH = 100
 TOO_MANY = 429
+HIDDEN = {"password", "current_password", "refresh_token", "otp"}
 
 
 class Answer(NamedTuple):
@@ -69,6 +72,7 @@ def main() -> None:
     master = _bootstrap(api)
     ada, grace = _register(api, "ada"), _register(api, "grace")
     signed_in = _sign_in(api, ada)
+    _protect(api, ada, signed_in)
     _note_down(signed_in)
     conversation = _converse(signed_in, grace)
     _count(signed_in)
@@ -110,6 +114,27 @@ def _sign_in(api: Api, account: dict[str, Any]) -> Api:
     signed_in = api.showing(Authorization=f"Bearer {tokens['access_token']}")
     signed_in.expect(200, "GET", "/api/v1/auth/me")
     return signed_in
+
+
+def _protect(api: Api, account: dict[str, Any], signed_in: Api) -> None:
+    _title("A second factor: the password alone no longer opens a session")
+    set_up = signed_in.expect(200, "POST", "/api/v1/auth/mfa/totp", {"current_password": account["password"]}).body
+    confirmation = {"otp": _code(set_up["secret"])}
+    signed_in.expect(200, "POST", "/api/v1/auth/mfa/totp/confirm", confirmation)
+    credentials = {"username": account["username"], "password": account["password"]}
+    api.expect(401, "POST", "/api/v1/auth/login", credentials)
+    api.expect(200, "POST", "/api/v1/auth/login", {**credentials, "otp": _code(set_up["secret"], steps=1)})
+    _title("Where the account is signed in, and all that is held about it")
+    signed_in.expect(200, "GET", "/api/v1/auth/sessions")
+    signed_in.expect(200, "GET", "/api/v1/users/me/export")
+
+
+def _code(secret: str, *, steps: int = 0) -> str:
+    """What an authenticator shows now, or some steps of 30 s ahead (RFC 6238): a code is good once."""
+    step = int(time.time()) // 30 + steps
+    mac = hmac.digest(base64.b32decode(secret), step.to_bytes(8, "big"), "sha1")
+    at = mac[-1] & 0x0F
+    return f"{(int.from_bytes(mac[at : at + 4], 'big') & 0x7FFFFFFF) % 10**6:06}"
 
 
 def _note_down(signed_in: Api) -> None:
@@ -198,7 +223,7 @@ def _answer(status: int, body: bytes, headers: Any) -> Answer:
 
 
 def _hide_password(body: dict[str, Any]) -> dict[str, Any]:
-    return {name: "..." if name in {"password", "refresh_token"} else value for name, value in body.items()}
+    return {name: "..." if name in HIDDEN else value for name, value in body.items()}
 
 
 def _short(body: Any) -> str:
