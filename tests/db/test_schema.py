@@ -61,6 +61,7 @@ class TestEnsureIndexes:
                 },
             ),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
+            ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",
                 {"key_id unique", "owner_id, created_at-, _id-", "created_at-, _id-", "expires_at", "created_by"},
