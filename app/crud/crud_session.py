@@ -1,6 +1,6 @@
 """How sessions are found, exchanged and ended."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
@@ -28,22 +28,27 @@ async def find(session_id: ObjectId) -> Session | None:
 
 
 async def mark_rotated(
-    session_id: ObjectId, *, spent: bytes, successor: bytes, at: datetime, expires_at: datetime
+    session_id: ObjectId, *, spent: bytes, successor: bytes, at: datetime, life: timedelta, longest: timedelta
 ) -> Session | None:
-    """Exchange the refresh token once. None when it is not the present one, or the session is over."""
-    return await find_one_and_update(
-        Session,
-        {"_id": session_id, "refresh_digest": spent, "expires_at": {"$gt": at}},
-        {
-            "$set": {
-                "refresh_digest": successor,
-                "rotated_at": at,
-                "last_used_at": at,
-                "expires_at": expires_at,
-            },
-            "$inc": {"generation": 1},
-        },
-    )
+    """Exchange the refresh token once. None when it is not the present one, or the session is over.
+
+    The session lives on from now, but no longer than `longest` from its beginning.
+    """
+    end = {"$add": ["$created_at", longest // timedelta(milliseconds=1)]}
+    changes = {
+        "refresh_digest": successor,
+        "rotated_at": at,
+        "last_used_at": at,
+        "expires_at": {"$min": [at + life, end]},
+        "generation": {"$add": ["$generation", 1]},
+    }
+    where = {
+        "_id": session_id,
+        "refresh_digest": spent,
+        "expires_at": {"$gt": at},
+        "created_at": {"$gt": at - longest},
+    }
+    return await find_one_and_update(Session, where, [{"$set": changes}])
 
 
 async def page(user_id: ObjectId, *, limit: int, cursor: str | None) -> Page[Session]:

@@ -16,7 +16,7 @@ from app.core.exceptions import (
     MfaRequiredError,
 )
 from app.core.normalise import name_key
-from app.core.tokens import RefreshToken, refresh_expiry
+from app.core.tokens import RefreshToken, refresh_life, session_life
 from app.core.user_agents import device_of
 from app.crud import crud_session, crud_user
 from app.db.mongo import transactional
@@ -101,12 +101,13 @@ async def _start(user: User, otp: str | None, device: str | None) -> SignedIn | 
         **crud_session.identity_of(present),
         has_mfa=present.mfa_enabled,
         refresh_digest=refresh.digest,
+        created_at=now,
         last_used_at=now,
-        expires_at=refresh_expiry(now),
+        expires_at=now + min(refresh_life(), session_life()),
         ip=context.client_ip,
         user_agent=context.user_agent,
         device=device,
     )
     await session.insert()
     await audit_service.record(AuditAction.SESSION_CREATED, by=principal_of(session), target=("session", session_id))
-    return tokens_of(session, refresh)
+    return tokens_of(session, refresh, at=now)

@@ -1,20 +1,19 @@
 """Staying signed in, and signing out."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from bson import ObjectId
 
 from app.core.clock import utc_now
-from app.core.config import get_settings
 from app.core.exceptions import (
     InvalidTokenError,
     NotFoundError,
     TokenRevokedError,
 )
 from app.core.principal import Principal
-from app.core.tokens import RefreshToken, new_access_token, refresh_expiry
+from app.core.tokens import RefreshToken, new_access_token, refresh_life, session_life
 from app.crud import crud_session
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, AuditOutcome
@@ -59,22 +58,23 @@ async def _rotate(token: RefreshToken) -> SignedIn | None:
         spent=token.digest,
         successor=successor.digest,
         at=now,
-        expires_at=refresh_expiry(now),
+        life=refresh_life(),
+        longest=session_life(),
     )
     if session is None:
         return None
     await audit_service.record(AuditAction.SESSION_REFRESHED, by=principal_of(session), target=("session", session.id))
-    return tokens_of(session, successor)
+    return tokens_of(session, successor, at=now)
 
 
 async def _repeat_or_end(token: RefreshToken) -> SignedIn:
-    session = await crud_session.find(token.session_id)
-    if session is None:
+    session, now = await crud_session.find(token.session_id), utc_now()
+    if session is None or now >= session.created_at + session_life():
         raise TokenRevokedError
-    if session.rotated_at is not None and utc_now() - session.rotated_at <= _REPEAT_WITHIN:
+    if session.rotated_at is not None and now - session.rotated_at <= _REPEAT_WITHIN:
         for successor in token.successors():
             if successor.digest == session.refresh_digest:
-                return tokens_of(session, successor)
+                return tokens_of(session, successor, at=now)
     if token.precedes(session.refresh_digest, within=min(session.generation, _LONGEST_WALK)):
         await _end_stolen(session)
         raise TokenRevokedError
@@ -115,14 +115,14 @@ async def log_out_everywhere(*, by: Principal) -> None:
     await audit_service.record(AuditAction.SESSIONS_ENDED, by=by, target=("user", user_id), count=count)
 
 
-def tokens_of(session: Session, refresh_token: RefreshToken) -> SignedIn:
+def tokens_of(session: Session, refresh_token: RefreshToken, *, at: datetime) -> SignedIn:
     principal = principal_of(session)
-    access_token, life = new_access_token(principal)
+    access_token, life = new_access_token(principal, session_ends_at=session.expires_at)
     return SignedIn(
         access_token=access_token,
         expires_in=life,
         refresh_token=str(refresh_token),
-        refresh_expires_in=get_settings().refresh_token_expire_days * 24 * 3600,
+        refresh_expires_in=int((session.expires_at - at).total_seconds()),
         scope=principal.scope,
     )
 

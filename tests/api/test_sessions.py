@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
+import jwt
 import pytest
 from httpx import AsyncClient, Response
 
@@ -10,6 +11,7 @@ from app.core.clock import utc_now
 from app.core.scopes import Role
 from app.models.session import Session
 from tests.api.signing_in import AUTH, bearer, events, log_in, outcome, refresh, warmed, who_am_i
+from tests.conftest import Serve
 from tests.factories import SignedInUser, make_api_key, make_signed_in, make_user, sign_in
 
 SESSIONS = f"{AUTH}/sessions"
@@ -193,6 +195,69 @@ class TestEnd:
 
         (event,) = await events("session:ended")
         assert (event.actor.id, event.target.kind, event.target.id) == (ada.id, "session", elsewhere.session.id)
+
+
+async def begin(user: SignedInUser, **ago: float) -> None:
+    """Let the session have begun so long ago."""
+    await Session.find_one({"_id": user.session.id}).update({"$set": {"created_at": utc_now() - timedelta(**ago)}})
+
+
+class TestAbsoluteEnd:
+    async def test_comes_ninety_days_after_the_beginning_however_often_it_was_refreshed(
+        self, client: AsyncClient
+    ) -> None:
+        ada = await make_signed_in()
+        token, lives = ada.refresh_token, []
+        for days in (59, 61, 89):
+            await begin(ada, days=days)
+            pair = (await refresh(client, token)).json()
+            token = pair["refresh_token"]
+            (row,) = (await client.get(SESSIONS, headers=bearer(pair["access_token"]))).json()
+            left = datetime.fromisoformat(row["expires_at"]) - utc_now()
+            lives.append((round(pair["refresh_expires_in"] / 86400, 2), round(left / timedelta(days=1), 2)))
+        await begin(ada, days=90)
+
+        assert lives == [(30, 30), (29, 29), (1, 1)]
+        assert outcome(await refresh(client, token)) == (401, "token_revoked")
+
+    async def test_comes_as_the_setting_says_at_once_and_also_for_those_that_live(self, serve: Serve) -> None:
+        ada_ends, new_ends = [], []
+        for days in (5, 3):
+            async with serve(session_max_days=days) as client:
+                ada = await make_signed_in()
+                await begin(ada, days=4)
+                ada_ends.append(outcome(await refresh(client, ada.refresh_token)))
+                new_ends.append((await log_in(client, ada)).json()["refresh_expires_in"])
+
+        assert ada_ends == [(200, None), (401, "token_revoked")]
+        assert new_ends == [432000, 259200]
+
+    async def test_is_told_by_a_repeated_answer_too(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await begin(ada, days=89)
+
+        pairs = [(await refresh(client, ada.refresh_token)).json() for _ in range(2)]
+
+        assert pairs[0]["refresh_token"] == pairs[1]["refresh_token"]
+        assert [round(pair["refresh_expires_in"] / 60) for pair in pairs] == [1440, 1440]
+
+    async def test_is_the_end_of_the_access_token(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await begin(ada, days=89, hours=23, minutes=50)
+
+        pair = (await refresh(client, ada.refresh_token)).json()
+
+        claims = jwt.decode(pair["access_token"], options={"verify_signature": False})
+        assert 598 <= pair["expires_in"] <= pair["refresh_expires_in"] <= 600
+        assert abs(claims["exp"] - utc_now().timestamp() - 600) <= 2
+
+    async def test_lets_no_repeated_answer_by(self, serve: Serve) -> None:
+        async with serve() as client:
+            ada = await make_signed_in()
+            await refresh(client, ada.refresh_token)
+            await begin(ada, days=91)
+
+            assert outcome(await refresh(client, ada.refresh_token)) == (401, "token_revoked")
 
 
 class TestWhoMay:
