@@ -167,11 +167,10 @@ async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | 
     return await find_one_and_update(User, where, update)
 
 
-async def mark_verified(user_id: ObjectId, *, email_key: str) -> bool:
-    """False when the user has another address by now, or is gone."""
+async def mark_verified(user_id: ObjectId, *, email_key: str) -> User | None:
+    """None when the user has another address by now, or is gone."""
     changes = {"$set": {"is_verified": True, "updated_at": utc_now()}, "$inc": {"version": 1}}
-    result = await User.get_pymongo_collection().update_one({"_id": user_id, "email_key": email_key}, changes)
-    return result.matched_count == 1
+    return await find_one_and_update(User, {"_id": user_id, "email_key": email_key}, changes)
 
 
 async def spend_step(user_id: ObjectId, step: int) -> bool:

@@ -7,7 +7,9 @@ from typing import Final
 from bson import ObjectId
 
 from app.core.clock import utc_now
+from app.core.config import get_settings
 from app.core.exceptions import (
+    EmailNotVerifiedError,
     InvalidTokenError,
     NotFoundError,
     TokenRevokedError,
@@ -23,6 +25,7 @@ from app.services import audit_service
 # A client that lost the answer may ask once more within this time.
 _REPEAT_WITHIN: Final = timedelta(seconds=10)
 _LONGEST_WALK: Final = 50_000
+_MOST: Final = 50  # sessions of one user
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ async def _rotate(token: RefreshToken) -> SignedIn | None:
     )
     if session is None:
         return None
+    _require_verified(session)
     await audit_service.record(AuditAction.SESSION_REFRESHED, by=principal_of(session), target=("session", session.id))
     return tokens_of(session, successor, at=now)
 
@@ -74,11 +78,18 @@ async def _repeat_or_end(token: RefreshToken) -> SignedIn:
     if session.rotated_at is not None and now - session.rotated_at <= _REPEAT_WITHIN:
         for successor in token.successors():
             if successor.digest == session.refresh_digest:
+                _require_verified(session)
                 return tokens_of(session, successor, at=now)
     if token.precedes(session.refresh_digest, within=min(session.generation, _LONGEST_WALK)):
         await _end_stolen(session)
         raise TokenRevokedError
     raise InvalidTokenError("The refresh token is not valid.")
+
+
+def _require_verified(session: Session) -> None:
+    """As when signing in. The refresh token stays good, so that the session goes on once the address is verified."""
+    if get_settings().require_verified_email and not session.is_verified:
+        raise EmailNotVerifiedError
 
 
 @transactional
@@ -89,6 +100,25 @@ async def _end_stolen(session: Session) -> None:
             by=principal_of(session),
             target=("session", session.id),
             outcome=AuditOutcome.FAILURE,
+        )
+
+
+async def make_way(begun: Session, *, replaced: RefreshToken | None) -> None:
+    """End what a session that begins takes the place of. Call it inside the transaction that begins it.
+
+    That is the one whose refresh token the browser had, whoever's it was (OWASP ASVS 5.0, 7.2.4), and beyond the number
+    that a user may have, those that were used longest ago.
+    """
+    ended = await crud_session.end_by_token(replaced.session_id, replaced.digest) if replaced else None
+    if ended is not None:
+        await audit_service.record(
+            AuditAction.SESSION_ENDED, by=principal_of(ended), target=("session", ended.id), reason="replaced"
+        )
+    count = await crud_session.end_longest_unused(begun.user_id, but=begun.id, keep=_MOST - 1)
+    if count:
+        target = ("user", begun.user_id)
+        await audit_service.record(
+            AuditAction.SESSIONS_ENDED, by=principal_of(begun), target=target, count=count, reason="too many"
         )
 
 

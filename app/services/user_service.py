@@ -27,7 +27,7 @@ from app.services.credential_service import require_password, throttle_id
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
-_REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits"})
+_REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits", "is_verified"})
 _RECORDED: Final[tuple[str, ...]] = ("role", "staff_level", "is_active", "plan", "limits", "credits")
 _KEY_OF: Final = {"email": "email_key", "username": "username_key", "full_name": "full_name_key"}
 

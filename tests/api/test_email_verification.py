@@ -270,6 +270,35 @@ class TestSigningIn:
         assert (await client.post(f"{AUTH}/login", json=ADA)).status_code == 200
 
 
+class TestRefreshing:
+    async def test_waits_for_the_verification_of_a_new_address_where_that_is_required(
+        self, serve: Serve, mailbox: Mailbox
+    ) -> None:
+        async with serve(smtp_url=mailbox.url, require_verified_email=True) as client:
+            ada = await make_signed_in(email="ada@example.com", is_verified=True)
+            token = (await refresh(client, ada.refresh_token)).json()["refresh_token"]
+            await change_address(client, ada, "lovelace@example.com")
+
+            for _ in range(2):
+                assert refusal(await refresh(client, token)) == (403, "email_not_verified")
+            assert refusal(await refresh(client, ada.refresh_token)) == (403, "email_not_verified")  # the answer again
+            form = {"grant_type": "refresh_token", "refresh_token": token}
+            by_form = await client.post(f"{AUTH}/token", data=form)
+            assert (by_form.status_code, by_form.json()["error"]) == (403, "invalid_grant")
+
+            await verify(client, token_in(await mailbox.next(VERIFICATION)))
+            assert (await refresh(client, token)).status_code == 200
+
+    async def test_does_not_wait_elsewhere(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+
+        assert (await refresh(client, ada.refresh_token)).status_code == 200
+
+
+async def refresh(client: AsyncClient, token: str) -> Response:
+    return await client.post(f"{AUTH}/refresh", json={"refresh_token": token})
+
+
 class TestLink:
     @pytest.mark.parametrize(
         ("settings", "verification", "reset"),

@@ -1,5 +1,6 @@
 """Where a user is signed in, and what ends or changes a session that lives."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
@@ -11,8 +12,8 @@ from app.core.clock import utc_now
 from app.core.scopes import Role
 from app.models.session import Session
 from tests.api.signing_in import AUTH, bearer, events, log_in, outcome, refresh, warmed, who_am_i
-from tests.conftest import Serve
-from tests.factories import SignedInUser, make_api_key, make_signed_in, make_user, sign_in
+from tests.conftest import Serve, no_event_can_be_written
+from tests.factories import SignedInUser, StoredUser, make_api_key, make_signed_in, make_user, sign_in
 
 SESSIONS = f"{AUTH}/sessions"
 USERS = "/api/v1/users"
@@ -258,6 +259,78 @@ class TestAbsoluteEnd:
             await begin(ada, days=91)
 
             assert outcome(await refresh(client, ada.refresh_token)) == (401, "token_revoked")
+
+
+async def make_sessions(user: StoredUser, count: int, *, expires_at: datetime | None = None) -> list[SignedInUser]:
+    """The first was used longest ago, though it was begun last."""
+    made = []
+    for number in reversed(range(count)):
+        session = await sign_in(user, expires_at=expires_at)
+        used_at = utc_now() - timedelta(hours=count - number)
+        await Session.find_one({"_id": session.session.id}).update({"$set": {"last_used_at": used_at}})
+        made.append(session)
+    return made[::-1]
+
+
+class TestFiftyOfAUser:
+    async def test_give_way_to_the_next_by_the_one_used_longest_ago(self, warm_client: AsyncClient) -> None:
+        ada, bob = await make_user(), await make_signed_in()
+        sessions = await make_sessions(ada, 50)
+        assert (await who_am_i(warm_client, sessions[0].access_token)).status_code == 200
+
+        pair = (await log_in(warm_client, ada)).json()
+
+        alive = [(await who_am_i(warm_client, each.access_token)).status_code for each in sessions]
+        assert alive == [401] + [200] * 49
+        assert outcome(await refresh(warm_client, sessions[0].refresh_token)) == (401, "token_revoked")
+        assert (await who_am_i(warm_client, pair["access_token"])).status_code == 200
+        assert (await who_am_i(warm_client, bob.access_token)).status_code == 200
+        (event,) = await events("sessions:ended")
+        assert (event.actor.id, event.target.id, event.details) == (ada.id, ada.id, {"count": 1, "reason": "too many"})
+
+    async def test_may_be_there(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        await make_sessions(ada, 49)
+        await make_sessions(ada, 3, expires_at=utc_now() - timedelta(seconds=1))
+
+        await log_in(client, ada)
+
+        assert await Session.find({"user_id": ada.id, "expires_at": {"$gt": utc_now()}}).count() == 50
+        assert await events("sessions:ended") == []
+
+    async def test_are_left_of_many_more(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        sessions = await make_sessions(ada, 60)
+        same = sessions[8].session.id, sessions[12].session.id  # those that were used at the same time are no exception
+        used_at = utc_now() - timedelta(hours=50)
+        await Session.find({"_id": {"$in": same}}).update({"$set": {"last_used_at": used_at}})
+
+        await log_in(client, ada)
+
+        assert await Session.find({"user_id": ada.id}).count() == 50
+        (event,) = await events("sessions:ended")
+        assert event.details["count"] == 11
+
+    async def test_are_left_by_many_who_sign_in_at_the_same_time(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        await make_sessions(ada, 48)
+
+        responses = await asyncio.gather(*(log_in(client, ada) for _ in range(4)))
+
+        assert [response.status_code for response in responses] == [200] * 4
+        assert await Session.find({"user_id": ada.id}).count() == 50
+        for response in responses:
+            assert (await who_am_i(client, response.json()["access_token"])).status_code == 200
+
+    async def test_stay_when_the_sign_in_fails(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        await make_sessions(ada, 50)
+
+        assert (await log_in(client, ada, "a wrong password")).status_code == 401
+        async with no_event_can_be_written():
+            assert (await log_in(client, ada)).status_code == 500
+
+        assert await Session.find({"user_id": ada.id}).count() == 50
 
 
 class TestWhoMay:

@@ -50,7 +50,14 @@ class TestEnsureIndexes:
                     "role, created_at-, _id-",
                 },
             ),
-            ("sessions", {"user_id, created_at-, _id-", "expires_at expireAfterSeconds"}),
+            (
+                "sessions",
+                {
+                    "user_id, created_at-, _id-",
+                    "user_id, last_used_at-, _id-",
+                    "expires_at expireAfterSeconds",
+                },
+            ),
             (
                 "items",
                 {
