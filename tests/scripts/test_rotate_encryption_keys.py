@@ -110,28 +110,31 @@ class TestRotation:
         self, client: AsyncClient, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         root = await make_signed_in(role=Role.SUPERUSER)
-        restored, deleted = await make_protected_user(b"restored"), await make_protected_user(b"deleted")
+        restored, deleted, late = [await make_protected_user(b"%d" % number) for number in range(3)]
         assert (await client.delete(f"/api/v1/users/{restored.id}", headers=root.headers)).status_code == 204
         new = Fernet.generate_key().decode()
         walk, has_moved = crud_encrypted_secret.walk, False
 
-        async def move_before_the_archive_is_seen(place: Place) -> AsyncIterator[tuple[ObjectId, bytes]]:
+        async def move_before_and_after_the_archive(place: Place) -> AsyncIterator[tuple[ObjectId, bytes]]:
             nonlocal has_moved
             if place.collection == "deleted_users" and not has_moved:
                 has_moved = True
                 await client.post(f"/api/v1/admin/deleted-users/{restored.id}/restore", headers=root.headers)
                 await client.delete(f"/api/v1/users/{deleted.id}", headers=root.headers)
+            elif place.collection == "users" and has_moved:
+                await client.delete(f"/api/v1/users/{late.id}", headers=root.headers)
             async for found in walk(place):
                 yield found
 
-        monkeypatch.setattr(crud_encrypted_secret, "walk", move_before_the_archive_is_seen)
+        monkeypatch.setattr(crud_encrypted_secret, "walk", move_before_and_after_the_archive)
         use_settings(make_settings(encryption_keys=[new, ENCRYPTION_KEY]))
         assert await mfa_service.encrypt_again() == 2
 
-        assert await secret_of(restored, new) == b"restored"
-        archived = await DeletedUser.get(deleted.id)
-        assert archived is not None
-        assert Fernet(new).decrypt(archived.user["mfa"]["encrypted_secret"]) == b"deleted"
+        assert await secret_of(restored, new) == b"0"
+        for user, secret in ((deleted, b"1"), (late, b"2")):
+            archived = await DeletedUser.get(user.id)
+            assert archived is not None
+            assert Fernet(new).decrypt(archived.user["mfa"]["encrypted_secret"]) == secret
 
     @pytest.mark.parametrize("place", [*OF_USERS, *OF_DELETED_USERS])
     async def test_finds_them_by_an_index(self, client: AsyncClient, place: Place) -> None:
