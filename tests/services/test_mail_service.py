@@ -407,6 +407,22 @@ class TestLinksOfADay:
         assert mailbox.mails.qsize() == 1
         assert await get_database()["one_time_tokens"].count_documents({}) == 5
 
+    async def test_are_counted_by_an_index(self, mailbox: Mailbox) -> None:
+        ada, database = await make_user(), get_database()
+        await database.command("profile", 2)
+        try:
+            assert await self.ask(mailbox, MailKind.PASSWORD_RESET, ada, timedelta(minutes=2))
+        finally:
+            await database.command("profile", 0)
+        name = f"{database.name}.one_time_tokens"
+        rows = await database["system.profile"].find({"ns": name, "planSummary": {"$exists": True}}).to_list()
+        await database.drop_collection("system.profile")
+
+        searches = [str(row["planSummary"]) for row in rows if "counted" in str(row) or row["op"] == "query"]
+        assert len(searches) >= 2
+        assert [plan for plan in searches if not plan.startswith(("IXSCAN", "IDHACK", "EOF"))] == []
+        assert "IXSCAN { user_id: 1, purpose: 1, created_at: -1 }" in searches
+
     async def test_count_a_mail_once_that_is_sent_again(self, mailbox: Mailbox) -> None:
         ada = await make_user()
         for _ in range(4):
