@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     jwt_audience: str = Field("octopus", description="`aud` of access tokens")
     access_token_expire_minutes: int = Field(30, ge=1, description="Life of an access token")
     refresh_token_expire_days: int = Field(30, ge=1, description="Life of a refresh token; each refresh starts it anew")
+    session_max_days: int = Field(90, ge=1, description="Life of a session, however often it is refreshed")
     password_scheme: str = Field(
         "bcrypt", pattern="^(bcrypt|argon2id)$", description="bcrypt or argon2id; other hashes are renewed at login"
     )

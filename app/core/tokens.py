@@ -31,10 +31,12 @@ class AccessToken(NamedTuple):
     claims: dict[str, Any]
 
 
-def new_access_token(principal: Principal) -> tuple[str, int]:
-    """A signed token for a user's session, and its life in seconds."""
+def new_access_token(principal: Principal, *, session_ends_at: datetime | None = None) -> tuple[str, int]:
+    """A signed token for a user's session, and its life in seconds: never longer than that of the session."""
     settings, now = get_settings(), utc_now()
     life = timedelta(minutes=settings.access_token_expire_minutes)
+    if session_ends_at is not None:
+        life = min(life, session_ends_at - now)
     claims = {
         "sub": str(principal.account_id),
         "sid": str(principal.session_id),
@@ -136,5 +138,10 @@ class RefreshToken:
         return f"{self.session_id}.{self.secret}"
 
 
-def refresh_expiry(now: datetime) -> datetime:
-    return now + timedelta(days=get_settings().refresh_token_expire_days)
+def refresh_life() -> timedelta:
+    return timedelta(days=get_settings().refresh_token_expire_days)
+
+
+def session_life() -> timedelta:
+    """How long after its beginning a session ends, however often it was refreshed."""
+    return timedelta(days=get_settings().session_max_days)

@@ -1,7 +1,6 @@
-"""How links that work once are kept and used up.
+"""How links that work once are found and used up.
 
-A link and the mail that carries it have one id. A mail that may be sent again makes its link again, so the link goes
-together with the mail.
+A link and the mail that carries it have one id. Once a link is over, its mail is not to be sent any more.
 """
 
 from datetime import datetime
@@ -9,47 +8,59 @@ from datetime import datetime
 from bson import ObjectId
 
 from app.core.clock import utc_now
-from app.crud.base import find_one_and_delete
+from app.crud.base import Filter, find_one_and_update
 from app.models.enums import TokenPurpose
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
+from app.models.user import User
 
 
-async def add(token: OneTimeToken) -> bool:
-    """Keep it. One that is there already, since its mail is sent a second time, only lives on from now: False."""
-    document = token.model_dump(exclude={"id", "expires_at"})
-    changes = {"$set": {"expires_at": token.expires_at}, "$setOnInsert": document}
-    result = await OneTimeToken.get_pymongo_collection().update_one({"_id": token.id}, changes, upsert=True)
-    return result.upserted_id is not None
+async def find_of_mail(mail_id: ObjectId) -> OneTimeToken | None:
+    """The link that was made for the mail, be it over."""
+    return await OneTimeToken.find_one({"_id": mail_id})
 
 
-async def was_made_since(
-    moment: datetime, *, user_id: ObjectId, purpose: TokenPurpose, email_key: str, but: ObjectId
-) -> bool:
-    """Whether another link of that purpose was made for the user at that address since then."""
-    where = {"user_id": user_id, "purpose": purpose, "created_at": {"$gt": moment}}
-    return await OneTimeToken.find_one(where, {"email_key": email_key, "_id": {"$ne": but}}) is not None
+async def count_since(moment: datetime, *, user: User, purpose: TokenPurpose) -> int:
+    """How many links of that purpose were made for the user at its address since then.
+
+    Counting writes them, so that of two who count before they make one, one is run again and counts the other's.
+    """
+    result = await OneTimeToken.get_pymongo_collection().update_many(
+        _made_since(moment, user, purpose), {"$inc": {"counted": 1}}
+    )
+    return result.matched_count
+
+
+async def was_made_since(moment: datetime, *, user: User, purpose: TokenPurpose) -> bool:
+    """Whether a link of that purpose was made for the user at its address since then, and may be good still."""
+    return await OneTimeToken.find_one({**_made_since(moment, user, purpose), "ended_at": None}) is not None
 
 
 async def find(token_id: ObjectId, purpose: TokenPurpose) -> OneTimeToken | None:
-    return await OneTimeToken.find_one({"_id": token_id, "purpose": purpose, "expires_at": {"$gt": utc_now()}})
+    """None when it was used or made void, or has expired."""
+    return await OneTimeToken.find_one(_usable(token_id, purpose))
 
 
 async def spend(token_id: ObjectId, purpose: TokenPurpose) -> OneTimeToken | None:
-    """Use it up. Of several at the same time one gets it; none when it was used, or has expired."""
-    where = {"_id": token_id, "purpose": purpose, "expires_at": {"$gt": utc_now()}}
-    spent = await find_one_and_delete(OneTimeToken, where)
+    """Use it up. Of several at the same time one gets it; none when it was used or made void, or has expired."""
+    spent = await find_one_and_update(OneTimeToken, _usable(token_id, purpose), {"$set": {"ended_at": utc_now()}})
     if spent is not None:
-        await _remove([spent.id])
+        await OutgoingMail.get_pymongo_collection().delete_one({"_id": spent.id})
     return spent
 
 
-async def remove_all(user_id: ObjectId, purpose: TokenPurpose) -> None:
-    where = {"user_id": user_id, "purpose": purpose}
-    await _remove([row["_id"] async for row in OneTimeToken.get_pymongo_collection().find(where, {"_id": 1})])
+async def void_all(user_id: ObjectId, purpose: TokenPurpose) -> None:
+    """Let no link of that purpose that the user was mailed be good any more."""
+    tokens = OneTimeToken.get_pymongo_collection()
+    where = {"user_id": user_id, "purpose": purpose, "ended_at": None}
+    ids = [row["_id"] async for row in tokens.find(where, {"_id": 1})]
+    await tokens.update_many({"_id": {"$in": ids}}, {"$set": {"ended_at": utc_now()}})
+    await OutgoingMail.get_pymongo_collection().delete_many({"_id": {"$in": ids}})
 
 
-async def _remove(ids: list[ObjectId]) -> None:
-    where = {"_id": {"$in": ids}}
-    await OneTimeToken.get_pymongo_collection().delete_many(where)
-    await OutgoingMail.get_pymongo_collection().delete_many(where)
+def _made_since(moment: datetime, user: User, purpose: TokenPurpose) -> Filter:
+    return {"user_id": user.id, "purpose": purpose, "created_at": {"$gt": moment}, "email_key": user.email_key}
+
+
+def _usable(token_id: ObjectId, purpose: TokenPurpose) -> Filter:
+    return {"_id": token_id, "purpose": purpose, "ended_at": None, "expires_at": {"$gt": utc_now()}}

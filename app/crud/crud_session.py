@@ -1,6 +1,6 @@
 """How sessions are found, exchanged and ended."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
@@ -8,7 +8,7 @@ from bson import ObjectId
 from app.core import live_cache
 from app.core.clock import utc_now
 from app.core.plans import limits_of
-from app.crud.base import Listing, Page, find_one_and_update
+from app.crud.base import Listing, Page, find_one_and_delete, find_one_and_update
 from app.db.mongo import Raw, after_commit, find_batch
 from app.models.session import Session
 from app.models.user import User
@@ -28,22 +28,27 @@ async def find(session_id: ObjectId) -> Session | None:
 
 
 async def mark_rotated(
-    session_id: ObjectId, *, spent: bytes, successor: bytes, at: datetime, expires_at: datetime
+    session_id: ObjectId, *, spent: bytes, successor: bytes, at: datetime, life: timedelta, longest: timedelta
 ) -> Session | None:
-    """Exchange the refresh token once. None when it is not the present one, or the session is over."""
-    return await find_one_and_update(
-        Session,
-        {"_id": session_id, "refresh_digest": spent, "expires_at": {"$gt": at}},
-        {
-            "$set": {
-                "refresh_digest": successor,
-                "rotated_at": at,
-                "last_used_at": at,
-                "expires_at": expires_at,
-            },
-            "$inc": {"generation": 1},
-        },
-    )
+    """Exchange the refresh token once. None when it is not the present one, or the session is over.
+
+    The session lives on from now, but no longer than `longest` from its beginning.
+    """
+    end = {"$add": ["$created_at", longest // timedelta(milliseconds=1)]}
+    changes = {
+        "refresh_digest": successor,
+        "rotated_at": at,
+        "last_used_at": at,
+        "expires_at": {"$min": [at + life, end]},
+        "generation": {"$add": ["$generation", 1]},
+    }
+    where = {
+        "_id": session_id,
+        "refresh_digest": spent,
+        "expires_at": {"$gt": at},
+        "created_at": {"$gt": at - longest},
+    }
+    return await find_one_and_update(Session, where, [{"$set": changes}])
 
 
 async def page(user_id: ObjectId, *, limit: int, cursor: str | None) -> Page[Session]:
@@ -73,6 +78,28 @@ async def end(session_id: ObjectId, *, user_id: ObjectId) -> bool:
     return result.deleted_count == 1
 
 
+async def end_by_token(session_id: ObjectId, digest: bytes) -> Session | None:
+    """End the session whose present refresh token it is, and give it as it was; none when it is none, or was over."""
+    where = {"_id": session_id, "refresh_digest": digest, "expires_at": {"$gt": utc_now()}}
+    ended = await find_one_and_delete(Session, where)
+    after_commit(lambda: live_cache.forget(session_id))
+    return ended
+
+
+async def end_longest_unused(user_id: ObjectId, *, but: ObjectId, keep: int) -> int:
+    """End the sessions of a user beside that one, but for so many that were used last. How many there were."""
+    others = {"user_id": user_id, "_id": {"$ne": but}}
+    live = Session.find({**others, "expires_at": {"$gt": utc_now()}})
+    latest_to_end = await live.sort("-last_used_at", "-_id").skip(keep).limit(1).to_list()
+    if not latest_to_end:
+        return 0
+    used_at = latest_to_end[0].last_used_at
+    not_later = [{"last_used_at": {"$lt": used_at}}, {"last_used_at": used_at, "_id": {"$lte": latest_to_end[0].id}}]
+    result = await Session.get_pymongo_collection().delete_many({"$and": [others, {"$or": not_later}]})
+    after_commit(lambda: live_cache.forget(user_id))
+    return result.deleted_count
+
+
 async def end_all(user_id: ObjectId, *, but: ObjectId | None = None) -> int:
     """End the sessions of a user, all or all but one. How many there were."""
     where: dict[str, Any] = {"user_id": user_id, **({"_id": {"$ne": but}} if but else {})}
@@ -87,6 +114,7 @@ def identity_of(user: User) -> Raw:
         "username": user.username,
         "role": user.role,
         "staff_level": user.staff_level,
+        "is_verified": user.is_verified,
         "rate_limit": limits_of(user.plan, user.limits).rate,
     }
 

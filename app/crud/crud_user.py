@@ -1,6 +1,6 @@
 """How users are found and changed."""
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -24,7 +24,7 @@ from app.core.scopes import Role
 from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page, find_one_and_update, matching
 from app.db.mongo import after_commit, find_batch
 from app.models.installation import Installation
-from app.models.user import BEGINNING, User
+from app.models.user import User
 
 _AFTER_ALL: Final = "\U0010ffff"
 
@@ -167,11 +167,10 @@ async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | 
     return await find_one_and_update(User, where, update)
 
 
-async def mark_verified(user_id: ObjectId, *, email_key: str) -> bool:
-    """False when the user has another address by now, or is gone."""
+async def mark_verified(user_id: ObjectId, *, email_key: str) -> User | None:
+    """None when the user has another address by now, or is gone."""
     changes = {"$set": {"is_verified": True, "updated_at": utc_now()}, "$inc": {"version": 1}}
-    result = await User.get_pymongo_collection().update_one({"_id": user_id, "email_key": email_key}, changes)
-    return result.matched_count == 1
+    return await find_one_and_update(User, {"_id": user_id, "email_key": email_key}, changes)
 
 
 async def spend_step(user_id: ObjectId, step: int) -> bool:
@@ -187,21 +186,6 @@ async def spend_recovery_code(user_id: ObjectId, digests: list[bytes]) -> int | 
     where = {"_id": user_id, "mfa.recovery_digests": {"$in": digests}}
     changed = await find_one_and_update(User, where, {"$pullAll": {"mfa.recovery_digests": digests}})
     return None if changed is None or changed.mfa is None else len(changed.mfa.recovery_digests)
-
-
-async def encrypted_secrets() -> AsyncIterator[tuple[ObjectId, bytes]]:
-    """The authenticators' secrets of all users."""
-    users = User.get_pymongo_collection()
-    where = {"mfa.confirmed_at": {"$gt": BEGINNING}}
-    async for row in users.find(where, {"mfa.encrypted_secret": 1}, sort=[("mfa.confirmed_at", ASCENDING)]):
-        yield row["_id"], row["mfa"]["encrypted_secret"]
-
-
-async def replace_secret(user_id: ObjectId, old: bytes, new: bytes) -> None:
-    """Unless it was changed meanwhile."""
-    await User.get_pymongo_collection().update_one(
-        {"_id": user_id, "mfa.encrypted_secret": old}, {"$set": {"mfa.encrypted_secret": new}}
-    )
 
 
 async def renew_hash(user: User, new_hash: str) -> bool:

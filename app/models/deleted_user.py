@@ -6,7 +6,7 @@ from pydantic import Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from app.models.base import BaseDocument
-from app.models.user import User
+from app.models.user import BEGINNING, User
 
 
 class DeletedUser(BaseDocument):
@@ -35,6 +35,16 @@ class DeletedUser(BaseDocument):
             IndexModel([("email_key", ASCENDING)], name="email"),
             IndexModel([("deleted_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
             IndexModel([("deleted_by", ASCENDING)], name="deleter"),
+            IndexModel(
+                [("user.mfa.confirmed_at", ASCENDING)],
+                name="with_second_factor",
+                partialFilterExpression={"user.mfa.confirmed_at": {"$gt": BEGINNING}},
+            ),
+            IndexModel(
+                [("user.pending_mfa.created_at", ASCENDING)],
+                name="with_pending_second_factor",
+                partialFilterExpression={"user.pending_mfa.created_at": {"$gt": BEGINNING}},
+            ),
         ]
 
     def as_user(self) -> User:

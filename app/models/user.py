@@ -67,6 +67,11 @@ class User(BaseDocument):
                 name="with_second_factor",
                 partialFilterExpression={"mfa.confirmed_at": {"$gt": BEGINNING}},
             ),
+            IndexModel(
+                [("pending_mfa.created_at", ASCENDING)],
+                name="with_pending_second_factor",
+                partialFilterExpression={"pending_mfa.created_at": {"$gt": BEGINNING}},
+            ),
             IndexModel([("full_name_key", ASCENDING)], name="full_name"),
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
             IndexModel([("role", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="role_newest"),

@@ -1,6 +1,6 @@
 """Links in mails that work once: for a new password, and to verify an address."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,7 +14,8 @@ from app.core.principal import Principal
 from app.crud import crud_one_time_token, crud_outgoing_mail
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind, TokenPurpose
-from app.models.one_time_token import OneTimeToken
+from app.models.one_time_token import LINK_REMEMBERED, OneTimeToken
+from app.models.outgoing_mail import OutgoingMail
 from app.models.user import User
 from app.services import audit_service
 
@@ -32,31 +33,54 @@ _PAGE: Final = {
 }
 # Whoever knows an address can have mails sent there, but not a stream of them.
 _PAUSE: Final = timedelta(minutes=1)
+_A_DAY: Final = 5
 
 
 @transactional
-async def make(purpose: TokenPurpose, user: User, *, mail_id: ObjectId) -> dict[str, Any] | None:
-    """The `link` for a mail, and its life in `hours`; the same for the same mail.
+async def make(mail: OutgoingMail, user: User) -> dict[str, Any] | None:
+    """The `link` for a mail, and `until` when it is good; the same for a mail that is sent again.
 
-    None when the user has no use for it: deactivated, verified already, just given another one, or done with this one
-    while the mail was tried again.
+    None when the mail is not to be sent: the user has no use for it, it has waited for as long as a link lives, what it
+    was sent with before is over, or there were others enough.
     """
-    now = utc_now()
+    now, purpose = utc_now(), PURPOSE_OF_MAIL[mail.kind]
     is_pointless = purpose is TokenPurpose.EMAIL_VERIFICATION and user.is_verified
-    if not user.is_active or is_pointless:
+    is_late = now >= mail.created_at + _LIFE[purpose]
+    if not user.is_active or is_pointless or is_late or not await crud_outgoing_mail.hold(mail.id):
         return None
-    if not await crud_outgoing_mail.hold(mail_id):
+    token = await crud_one_time_token.find_of_mail(mail.id)
+    if token is not None:
+        return _shown(token) if _is_good(token, user, now) else None
+    if await _were_enough(purpose, user, now):
         return None
-    if await crud_one_time_token.was_made_since(
-        now - _PAUSE, user_id=user.id, purpose=purpose, email_key=user.email_key, but=mail_id
-    ):
-        return None
-    life = _LIFE[purpose]
-    token = OneTimeToken(id=mail_id, purpose=purpose, user_id=user.id, email_key=user.email_key, expires_at=now + life)
-    if await crud_one_time_token.add(token) and purpose is TokenPurpose.PASSWORD_RESET:
+    token = OneTimeToken(
+        id=mail.id,
+        purpose=purpose,
+        user_id=user.id,
+        email_key=user.email_key,
+        created_at=now,
+        expires_at=now + _LIFE[purpose],
+    )
+    await token.insert()
+    if purpose is TokenPurpose.PASSWORD_RESET:
         sender = Principal.system("mailer")
         await audit_service.record(AuditAction.PASSWORD_RESET_REQUESTED, by=sender, target=("user", user.id))
-    return {"link": _url(purpose, token_text(mail_id, purpose)), "hours": int(life.total_seconds() // 3600)}
+    return _shown(token)
+
+
+def _is_good(token: OneTimeToken, user: User, now: datetime) -> bool:
+    """Whether it may be sent once more: never to another address than the one that it proves to be the user's."""
+    return token.ended_at is None and token.expires_at > now and token.email_key == user.email_key
+
+
+async def _were_enough(purpose: TokenPurpose, user: User, now: datetime) -> bool:
+    count = await crud_one_time_token.count_since(now - LINK_REMEMBERED, user=user, purpose=purpose)
+    return count >= _A_DAY or await crud_one_time_token.was_made_since(now - _PAUSE, user=user, purpose=purpose)
+
+
+def _shown(token: OneTimeToken) -> dict[str, Any]:
+    link = _url(token.purpose, token_text(token.id, token.purpose))
+    return {"link": link, "until": f"{token.expires_at:%d %B %Y, %H:%M} UTC"}
 
 
 def read(text: str, purpose: TokenPurpose) -> ObjectId:

@@ -16,7 +16,7 @@ from app.core.exceptions import (
     MfaRequiredError,
 )
 from app.core.normalise import name_key
-from app.core.tokens import RefreshToken, refresh_expiry
+from app.core.tokens import RefreshToken, refresh_life, session_life
 from app.core.user_agents import device_of
 from app.crud import crud_session, crud_user
 from app.db.mongo import transactional
@@ -25,14 +25,16 @@ from app.models.session import Session
 from app.models.user import User
 from app.services import audit_service
 from app.services.credential_service import Attempt, take_code
-from app.services.session_service import SignedIn, principal_of, tokens_of
+from app.services.session_service import SignedIn, make_way, principal_of, tokens_of
 
 # Another login may renew the hash while this one checks against the old one: then it checks again.
 _ATTEMPTS: Final = 3
 
 
-async def log_in(account: str, password: str, *, is_email: bool, otp: str | None = None) -> SignedIn:
-    """Start a session.
+async def log_in(
+    account: str, password: str, *, is_email: bool, otp: str | None = None, replaced: str | None = None
+) -> SignedIn:
+    """Start a session. `replaced` is the refresh token of the one that the browser has now, if it has one.
 
     It fails the same way, and takes the same time, whether the account exists or not. What is wrong with the account
     itself is told only to who knows the password.
@@ -45,7 +47,7 @@ async def log_in(account: str, password: str, *, is_email: bool, otp: str | None
         present = await _authenticated(attempt, password)
         await _require_ready(attempt, present, otp)
         device = await asyncio.to_thread(device_of, current_context().user_agent)
-        if (signed_in := await _start_or_fail(attempt, present, otp, device)) is not None:
+        if (signed_in := await _start_or_fail(attempt, present, otp, device, replaced)) is not None:
             await attempt.succeed()
             return signed_in
         await attempt.leave()
@@ -75,16 +77,18 @@ async def _require_ready(attempt: Attempt, user: User, otp: str | None) -> None:
         raise MfaRequiredError
 
 
-async def _start_or_fail(attempt: Attempt, user: User, otp: str | None, device: str | None) -> SignedIn | None:
+async def _start_or_fail(
+    attempt: Attempt, user: User, otp: str | None, device: str | None, replaced: str | None
+) -> SignedIn | None:
     try:
-        return await _start(user, otp, device)
+        return await _start(user, otp, device, RefreshToken.parse(replaced or ""))
     except InvalidOtpError:
         await attempt.fail("wrong code")
         raise
 
 
 @transactional
-async def _start(user: User, otp: str | None, device: str | None) -> SignedIn | None:
+async def _start(user: User, otp: str | None, device: str | None, replaced: RefreshToken | None) -> SignedIn | None:
     """None when the account was deactivated, or given another hash, since the password was checked."""
     now, context = utc_now(), current_context()
     # Written before the session, so that a change of role or a deactivation at this moment meets this transaction.
@@ -101,12 +105,14 @@ async def _start(user: User, otp: str | None, device: str | None) -> SignedIn | 
         **crud_session.identity_of(present),
         has_mfa=present.mfa_enabled,
         refresh_digest=refresh.digest,
+        created_at=now,
         last_used_at=now,
-        expires_at=refresh_expiry(now),
+        expires_at=now + min(refresh_life(), session_life()),
         ip=context.client_ip,
         user_agent=context.user_agent,
         device=device,
     )
     await session.insert()
+    await make_way(session, replaced=replaced)
     await audit_service.record(AuditAction.SESSION_CREATED, by=principal_of(session), target=("session", session_id))
-    return tokens_of(session, refresh)
+    return tokens_of(session, refresh, at=now)

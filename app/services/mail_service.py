@@ -116,19 +116,23 @@ async def _send(mail: OutgoingMail, mailer: Mailer) -> None:
         return
     values = mail.values
     if mail.kind in link_service.PURPOSE_OF_MAIL:
-        link = await link_service.make(link_service.PURPOSE_OF_MAIL[mail.kind], user, mail_id=mail.id)
+        link = await link_service.make(mail, user)
         if link is None:
             return
         values = values | link
-    rendered = render_mail(mail.kind, {"name": _name(user), "email": user.email, **values})
-    message = compose(rendered, mail_id=str(mail.id), sender=get_settings().mail_from, to=mail.to or user.email)
+    to = mail.to or user.email
+    rendered = render_mail(mail.kind, {"name": _name(user) or to, "email": user.email, **values})
+    message = compose(rendered, mail_id=str(mail.id), sender=get_settings().mail_from, to=to)
     await mailer.send(message)
 
 
-def _name(user: User) -> str:
-    """How to greet it, without what mail programs would make a link of: anyone may register a stranger's address."""
-    names = (user.full_name, user.username)
-    return next((name for name in names if name and not _LINK_LIKE.search(name)), user.email)
+def _name(user: User) -> str | None:
+    """How to greet it, without what mail programs would make a link of.
+
+    None when its address is not verified: anyone may register a stranger's address, with a message as the name.
+    """
+    names = (user.full_name, user.username) if user.is_verified else ()
+    return next((name for name in names if name and not _LINK_LIKE.search(name)), None)
 
 
 async def _recipient(mail: OutgoingMail) -> User | None:

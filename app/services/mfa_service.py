@@ -1,6 +1,7 @@
 """The second factor: an authenticator that shows codes, and recovery codes for the day it is lost."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +13,8 @@ from app.core.config import get_settings
 from app.core.exceptions import ConflictError, InvalidOtpError
 from app.core.principal import Principal
 from app.core.totp import matching_step, new_recovery_codes, new_secret, otpauth_uri, qr_svg, recovery_digests
-from app.crud import crud_session, crud_user
+from app.crud import crud_encrypted_secret, crud_session, crud_user
+from app.crud.crud_encrypted_secret import Place
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind
 from app.models.user import Mfa, PendingMfa, User
@@ -118,14 +120,22 @@ async def encrypt_again() -> int:
 
     `ConflictError` when none of the keys opens one.
     """
+    # Who is deleted meanwhile is met in the archive, and who is restored from it, among the users at last.
+    await _encrypt_again(crud_encrypted_secret.OF_USERS)
+    count = await _encrypt_again(crud_encrypted_secret.OF_DELETED_USERS)
+    return count + await _encrypt_again(crud_encrypted_secret.OF_USERS)
+
+
+async def _encrypt_again(places: Sequence[Place]) -> int:
     count = 0
-    async for user_id, encrypted in crud_user.encrypted_secrets():
-        try:
-            sealed_again = get_settings().cipher.rotate(encrypted)
-        except InvalidToken as error:
-            raise ConflictError(f"No key of ENCRYPTION_KEYS opens the secret of user {user_id}.") from error
-        await crud_user.replace_secret(user_id, encrypted, sealed_again)
-        count += 1
+    for place in places:
+        async for user_id, encrypted in crud_encrypted_secret.walk(place):
+            try:
+                sealed_again = get_settings().cipher.rotate(encrypted)
+            except InvalidToken as error:
+                raise ConflictError(f"No key of ENCRYPTION_KEYS opens the secret of user {user_id}.") from error
+            await crud_encrypted_secret.replace(place, user_id, encrypted, sealed_again)
+            count += 1
     return count
 
 

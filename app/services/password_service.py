@@ -35,7 +35,7 @@ async def _reset(token_id: ObjectId, hashed_password: str) -> None:
     changes = {"hashed_password": hashed_password, "password_changed_at": utc_now(), "is_verified": True}
     user = await crud_user.change(token.user_id, changes, expected={"email_key": token.email_key, "is_active": True})
     await crud_session.end_all(user.id)
-    await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
+    await crud_one_time_token.void_all(user.id, TokenPurpose.PASSWORD_RESET)
     await crud_login_throttle.clear(throttle_id(str(user.id)))
     await audit_service.record(AuditAction.USER_PASSWORD_RESET, by=ANONYMOUS, target=("user", user.id))
     values = mail_service.circumstances()

@@ -1,7 +1,7 @@
 """Staying signed in, and signing out."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from bson import ObjectId
@@ -9,12 +9,13 @@ from bson import ObjectId
 from app.core.clock import utc_now
 from app.core.config import get_settings
 from app.core.exceptions import (
+    EmailNotVerifiedError,
     InvalidTokenError,
     NotFoundError,
     TokenRevokedError,
 )
 from app.core.principal import Principal
-from app.core.tokens import RefreshToken, new_access_token, refresh_expiry
+from app.core.tokens import RefreshToken, new_access_token, refresh_life, session_life
 from app.crud import crud_session
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, AuditOutcome
@@ -24,6 +25,7 @@ from app.services import audit_service
 # A client that lost the answer may ask once more within this time.
 _REPEAT_WITHIN: Final = timedelta(seconds=10)
 _LONGEST_WALK: Final = 50_000
+_MOST: Final = 50  # sessions of one user
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +61,35 @@ async def _rotate(token: RefreshToken) -> SignedIn | None:
         spent=token.digest,
         successor=successor.digest,
         at=now,
-        expires_at=refresh_expiry(now),
+        life=refresh_life(),
+        longest=session_life(),
     )
     if session is None:
         return None
+    _require_verified(session)
     await audit_service.record(AuditAction.SESSION_REFRESHED, by=principal_of(session), target=("session", session.id))
-    return tokens_of(session, successor)
+    return tokens_of(session, successor, at=now)
 
 
 async def _repeat_or_end(token: RefreshToken) -> SignedIn:
-    session = await crud_session.find(token.session_id)
-    if session is None:
+    session, now = await crud_session.find(token.session_id), utc_now()
+    if session is None or now >= session.created_at + session_life():
         raise TokenRevokedError
-    if session.rotated_at is not None and utc_now() - session.rotated_at <= _REPEAT_WITHIN:
+    if session.rotated_at is not None and now - session.rotated_at <= _REPEAT_WITHIN:
         for successor in token.successors():
             if successor.digest == session.refresh_digest:
-                return tokens_of(session, successor)
+                _require_verified(session)
+                return tokens_of(session, successor, at=now)
     if token.precedes(session.refresh_digest, within=min(session.generation, _LONGEST_WALK)):
         await _end_stolen(session)
         raise TokenRevokedError
     raise InvalidTokenError("The refresh token is not valid.")
+
+
+def _require_verified(session: Session) -> None:
+    """As when signing in. The refresh token stays good, so that the session goes on once the address is verified."""
+    if get_settings().require_verified_email and not session.is_verified:
+        raise EmailNotVerifiedError
 
 
 @transactional
@@ -89,6 +100,25 @@ async def _end_stolen(session: Session) -> None:
             by=principal_of(session),
             target=("session", session.id),
             outcome=AuditOutcome.FAILURE,
+        )
+
+
+async def make_way(begun: Session, *, replaced: RefreshToken | None) -> None:
+    """End what a session that begins takes the place of. Call it inside the transaction that begins it.
+
+    That is the one whose refresh token the browser had, whoever's it was (OWASP ASVS 5.0, 7.2.4), and beyond the number
+    that a user may have, those that were used longest ago.
+    """
+    ended = await crud_session.end_by_token(replaced.session_id, replaced.digest) if replaced else None
+    if ended is not None:
+        await audit_service.record(
+            AuditAction.SESSION_ENDED, by=principal_of(ended), target=("session", ended.id), reason="replaced"
+        )
+    count = await crud_session.end_longest_unused(begun.user_id, but=begun.id, keep=_MOST - 1)
+    if count:
+        target = ("user", begun.user_id)
+        await audit_service.record(
+            AuditAction.SESSIONS_ENDED, by=principal_of(begun), target=target, count=count, reason="too many"
         )
 
 
@@ -115,14 +145,14 @@ async def log_out_everywhere(*, by: Principal) -> None:
     await audit_service.record(AuditAction.SESSIONS_ENDED, by=by, target=("user", user_id), count=count)
 
 
-def tokens_of(session: Session, refresh_token: RefreshToken) -> SignedIn:
+def tokens_of(session: Session, refresh_token: RefreshToken, *, at: datetime) -> SignedIn:
     principal = principal_of(session)
-    access_token, life = new_access_token(principal)
+    access_token, life = new_access_token(principal, session_ends_at=session.expires_at)
     return SignedIn(
         access_token=access_token,
         expires_in=life,
         refresh_token=str(refresh_token),
-        refresh_expires_in=get_settings().refresh_token_expire_days * 24 * 3600,
+        refresh_expires_in=int((session.expires_at - at).total_seconds()),
         scope=principal.scope,
     )
 

@@ -27,7 +27,7 @@ from app.services.credential_service import require_password, throttle_id
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
-_REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits"})
+_REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits", "is_verified"})
 _RECORDED: Final[tuple[str, ...]] = ("role", "staff_level", "is_active", "plan", "limits", "credits")
 _KEY_OF: Final = {"email": "email_key", "username": "username_key", "full_name": "full_name_key"}
 
@@ -126,16 +126,21 @@ async def change(
 
 
 async def _follow_up(user: User, changes: dict[str, Any]) -> None:
-    """Void what rests on the old credentials, and mail the owner what has become of them, to the address it knows."""
+    """Void what rests on the old credentials, and mail the owner what has become of them, to the address it knows.
+
+    An address that was not verified may be a stranger's: it is told nothing once it is the account's no more.
+    """
     values = mail_service.circumstances()
+    known = user.email if user.is_verified else None
     if "hashed_password" in changes:
         await crud_login_throttle.clear(throttle_id(str(user.id)))  # what was guessed at is gone
-        await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
-        await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=user.email, values=values)
+        await crud_one_time_token.void_all(user.id, TokenPurpose.PASSWORD_RESET)
+        await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=known, values=values)
     if changes.get("email", user.email) != user.email:
-        await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
-        values = {**values, "new_email": changes["email"]}
-        await mail_service.enqueue(MailKind.EMAIL_CHANGED, user_id=user.id, to=user.email, values=values)
+        await crud_one_time_token.void_all(user.id, TokenPurpose.PASSWORD_RESET)
+        if known is not None:
+            values = {**values, "new_email": changes["email"]}
+            await mail_service.enqueue(MailKind.EMAIL_CHANGED, user_id=user.id, to=known, values=values)
         await mail_service.enqueue(MailKind.EMAIL_VERIFICATION, user_id=user.id)
 
 

@@ -1,7 +1,7 @@
 """Whether an e-mail address is its user's."""
 
 from app.core.principal import ANONYMOUS
-from app.crud import crud_one_time_token, crud_user
+from app.crud import crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, TokenPurpose
 from app.services import audit_service, link_service
@@ -16,6 +16,8 @@ async def verify(token: str) -> None:
     spent = await crud_one_time_token.spend(
         link_service.read(token, TokenPurpose.EMAIL_VERIFICATION), TokenPurpose.EMAIL_VERIFICATION
     )
-    if spent is None or not await crud_user.mark_verified(spent.user_id, email_key=spent.email_key):
+    user = await crud_user.mark_verified(spent.user_id, email_key=spent.email_key) if spent else None
+    if user is None:
         raise link_service.unusable()
-    await audit_service.record(AuditAction.USER_VERIFIED, by=ANONYMOUS, target=("user", spent.user_id))
+    await crud_session.update_identity(user)
+    await audit_service.record(AuditAction.USER_VERIFIED, by=ANONYMOUS, target=("user", user.id))

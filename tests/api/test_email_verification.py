@@ -133,7 +133,7 @@ class TestNewAddress:
         assert await is_verified("lovelace@example.com")
 
     async def test_is_told_to_the_old_one(self, client: AsyncClient, mailbox: Mailbox) -> None:
-        ada = await make_signed_in(email="ada@example.com")
+        ada = await make_signed_in(email="ada@example.com", is_verified=True)
 
         await change_address(client, ada, "lovelace@example.com")
 
@@ -141,6 +141,34 @@ class TestNewAddress:
         assert mail["To"] == "ada@example.com"
         assert "mails go to lovelace@example.com" in " ".join(text_of(mail).split())
         assert "127.0.0.1" in text_of(mail)
+
+    async def test_is_not_told_to_an_old_one_that_was_not_verified(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_signed_in(email="ada@example.com")
+
+        await change_address(client, ada, "lovelace@example.com")
+        await client.post("/api/v1/users", json={**ADA, "email": "ben@example.com"})
+
+        mails = [await mailbox.next() for _ in range(2)]  # they are sent in order
+        assert [mail["To"] for mail in mails] == ["lovelace@example.com", "ben@example.com"]
+
+    @pytest.mark.parametrize(("is_verified", "told"), [(True, "ada@example.com"), (False, "lovelace@example.com")])
+    async def test_is_told_of_a_new_password_that_came_with_it_unless_the_old_one_is_known(
+        self, client: AsyncClient, mailbox: Mailbox, *, is_verified: bool, told: str
+    ) -> None:
+        ada = await make_signed_in(email="ada@example.com", is_verified=is_verified)
+        body = {"email": "lovelace@example.com", "password": "walrus-Compass-77-lagoon", "current_password": PASSWORD}
+
+        assert (await client.patch("/api/v1/users/me", json=body, headers=ada.headers)).status_code == 200
+
+        assert (await mailbox.next("Your password was changed"))["To"] == told
+
+    async def test_that_is_not_verified_is_told_of_a_new_password(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_signed_in(email="ada@example.com")
+        body = {"password": "walrus-Compass-77-lagoon", "current_password": PASSWORD}
+
+        assert (await client.patch("/api/v1/users/me", json=body, headers=ada.headers)).status_code == 200
+
+        assert (await mailbox.next("Your password was changed"))["To"] == "ada@example.com"
 
     async def test_is_not_verified_by_the_link_to_the_old_one(self, client: AsyncClient, mailbox: Mailbox) -> None:
         ada = await make_signed_in(email="ada@example.com")
@@ -240,6 +268,35 @@ class TestSigningIn:
         await client.post("/api/v1/users", json=ADA)
 
         assert (await client.post(f"{AUTH}/login", json=ADA)).status_code == 200
+
+
+class TestRefreshing:
+    async def test_waits_for_the_verification_of_a_new_address_where_that_is_required(
+        self, serve: Serve, mailbox: Mailbox
+    ) -> None:
+        async with serve(smtp_url=mailbox.url, require_verified_email=True) as client:
+            ada = await make_signed_in(email="ada@example.com", is_verified=True)
+            token = (await refresh(client, ada.refresh_token)).json()["refresh_token"]
+            await change_address(client, ada, "lovelace@example.com")
+
+            for _ in range(2):
+                assert refusal(await refresh(client, token)) == (403, "email_not_verified")
+            assert refusal(await refresh(client, ada.refresh_token)) == (403, "email_not_verified")  # the answer again
+            form = {"grant_type": "refresh_token", "refresh_token": token}
+            by_form = await client.post(f"{AUTH}/token", data=form)
+            assert (by_form.status_code, by_form.json()["error"]) == (403, "invalid_grant")
+
+            await verify(client, token_in(await mailbox.next(VERIFICATION)))
+            assert (await refresh(client, token)).status_code == 200
+
+    async def test_does_not_wait_elsewhere(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+
+        assert (await refresh(client, ada.refresh_token)).status_code == 200
+
+
+async def refresh(client: AsyncClient, token: str) -> Response:
+    return await client.post(f"{AUTH}/refresh", json={"refresh_token": token})
 
 
 class TestLink:

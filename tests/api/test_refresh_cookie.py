@@ -13,7 +13,7 @@ from app.core.clock import utc_now
 from app.models.session import Session
 from tests.api.signing_in import AUTH, bearer, events, log_in, outcome, refresh, warmed, who_am_i
 from tests.conftest import Serve
-from tests.factories import SignedInUser, StoredUser, make_signed_in, make_user
+from tests.factories import SignedInUser, StoredUser, make_signed_in, make_user, sign_in
 
 PLAIN, SECURE = "octopus_refresh", "__Secure-octopus_refresh"
 PRODUCTION: dict[str, Any] = {"environment": "production", "bootstrap_token": "tok-9f2b7c41d8-3e"}
@@ -42,6 +42,11 @@ FROM_THE_OWN_SITE: list[dict[str, str]] = [
     {"Origin": "http://test"},
     {"Origin": "https://test"},
 ]
+
+
+@pytest.fixture
+async def warm_client(client: AsyncClient) -> AsyncClient:
+    return await warmed(client)
 
 
 async def log_in_by_cookie(client: AsyncClient, user: StoredUser, headers: Mapping[str, str] | None = None) -> Response:
@@ -155,6 +160,103 @@ class TestLogIn:
 
         assert outcome(response) == (401, "invalid_credentials")
         assert "set-cookie" not in response.headers
+
+
+async def log_in_over(
+    client: AsyncClient, user: StoredUser, cookie: str, headers: Mapping[str, str] | None = None, name: str = PLAIN
+) -> Response:
+    """Sign in by cookie in a browser that has a refresh cookie."""
+    client.cookies.clear()
+    return await log_in_by_cookie(client, user, {**(headers or {}), "Cookie": f"{name}={cookie}"})
+
+
+class TestLogInOverAnother:
+    async def test_ends_the_session_that_the_browser_had(self, warm_client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        assert (await who_am_i(warm_client, ada.access_token)).status_code == 200
+
+        response = await log_in_over(warm_client, ada, ada.refresh_token)
+
+        assert response.status_code == 200
+        assert outcome(await who_am_i(warm_client, ada.access_token)) == (401, "token_revoked")
+        assert outcome(await refresh(warm_client, ada.refresh_token)) == (401, "token_revoked")
+        assert (await refresh_by_cookie(warm_client, cookie_of(response).value)).status_code == 200
+        (event,) = await events("session:ended")
+        assert (event.actor.id, event.target.id, event.details) == (ada.id, ada.session.id, {"reason": "replaced"})
+
+    async def test_is_what_a_browser_does_by_itself(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        for _ in range(3):
+            assert (await log_in_by_cookie(client, ada)).status_code == 200
+
+        assert await Session.count() == 1
+        assert (await client.post(f"{AUTH}/refresh")).status_code == 200
+
+    async def test_ends_that_of_another_user_too(self, client: AsyncClient) -> None:
+        ada, bob = await make_signed_in(), await make_signed_in()
+
+        assert (await log_in_over(client, bob, ada.refresh_token)).status_code == 200
+
+        assert outcome(await who_am_i(client, ada.access_token)) == (401, "token_revoked")
+        assert (await who_am_i(client, bob.access_token)).status_code == 200
+        (event,) = await events("session:ended")
+        assert event.actor.id == ada.id
+
+    async def test_spares_the_session_of_a_spent_token(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        pair = (await refresh(client, ada.refresh_token)).json()
+
+        assert (await log_in_over(client, ada, ada.refresh_token)).status_code == 200
+
+        assert (await refresh(client, pair["refresh_token"])).status_code == 200
+
+    @pytest.mark.parametrize(
+        "cookie", ["", "zebra", '""', "6746d0a8f8f8f8f8f8f8f8f8.zebra", f"6746d0a8f8f8f8f8f8f8f8f8.{'x' * 43}", "%00"]
+    )
+    async def test_minds_no_cookie_that_is_no_token(self, client: AsyncClient, cookie: str) -> None:
+        ada = await make_signed_in()
+
+        assert (await log_in_over(client, ada, cookie)).status_code == 200
+
+        assert (await who_am_i(client, ada.access_token)).status_code == 200
+        assert await events("session:ended") == []
+
+    async def test_minds_no_session_that_has_expired(self, client: AsyncClient) -> None:
+        ada = await sign_in(await make_user(), expires_at=utc_now() - timedelta(seconds=1))
+
+        assert (await log_in_over(client, ada, ada.refresh_token)).status_code == 200
+
+        assert await events("session:ended") == []
+
+    @pytest.mark.parametrize("headers", FROM_OTHER_SITES)
+    async def test_spares_it_for_the_page_of_another_site(self, client: AsyncClient, headers: dict[str, str]) -> None:
+        ada = await make_signed_in()
+
+        assert outcome(await log_in_over(client, ada, ada.refresh_token, headers)) == (403, "forbidden")
+
+        assert (await who_am_i(client, ada.access_token)).status_code == 200
+
+    async def test_spares_it_when_it_fails(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        ada.password = "not the password"
+
+        assert outcome(await log_in_over(client, ada, ada.refresh_token)) == (401, "invalid_credentials")
+
+        assert (await who_am_i(client, ada.access_token)).status_code == 200
+
+    async def test_spares_it_when_the_new_one_goes_into_no_cookie(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        client.headers["Cookie"] = f"{PLAIN}={ada.refresh_token}"
+
+        assert (await log_in(client, ada)).status_code == 200
+
+        assert (await who_am_i(client, ada.access_token)).status_code == 200
+
+    async def test_knows_only_the_cookie_of_tls_in_production(self, serve: Serve) -> None:
+        for name, left in ((PLAIN, 2), (SECURE, 1)):
+            async with served(serve, **PRODUCTION) as (client, ada):
+                await log_in_over(client, ada, ada.refresh_token, name=name)
+                assert await Session.find({"user_id": ada.id}).count() == left
 
 
 @asynccontextmanager

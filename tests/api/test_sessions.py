@@ -1,8 +1,10 @@
 """Where a user is signed in, and what ends or changes a session that lives."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
+import jwt
 import pytest
 from httpx import AsyncClient, Response
 
@@ -10,7 +12,8 @@ from app.core.clock import utc_now
 from app.core.scopes import Role
 from app.models.session import Session
 from tests.api.signing_in import AUTH, bearer, events, log_in, outcome, refresh, warmed, who_am_i
-from tests.factories import SignedInUser, make_api_key, make_signed_in, make_user, sign_in
+from tests.conftest import Serve, no_event_can_be_written
+from tests.factories import SignedInUser, StoredUser, make_api_key, make_signed_in, make_user, sign_in
 
 SESSIONS = f"{AUTH}/sessions"
 USERS = "/api/v1/users"
@@ -193,6 +196,141 @@ class TestEnd:
 
         (event,) = await events("session:ended")
         assert (event.actor.id, event.target.kind, event.target.id) == (ada.id, "session", elsewhere.session.id)
+
+
+async def begin(user: SignedInUser, **ago: float) -> None:
+    """Let the session have begun so long ago."""
+    await Session.find_one({"_id": user.session.id}).update({"$set": {"created_at": utc_now() - timedelta(**ago)}})
+
+
+class TestAbsoluteEnd:
+    async def test_comes_ninety_days_after_the_beginning_however_often_it_was_refreshed(
+        self, client: AsyncClient
+    ) -> None:
+        ada = await make_signed_in()
+        token, lives = ada.refresh_token, []
+        for days in (59, 61, 89):
+            await begin(ada, days=days)
+            pair = (await refresh(client, token)).json()
+            token = pair["refresh_token"]
+            (row,) = (await client.get(SESSIONS, headers=bearer(pair["access_token"]))).json()
+            left = datetime.fromisoformat(row["expires_at"]) - utc_now()
+            lives.append((round(pair["refresh_expires_in"] / 86400, 2), round(left / timedelta(days=1), 2)))
+        await begin(ada, days=90)
+
+        assert lives == [(30, 30), (29, 29), (1, 1)]
+        assert outcome(await refresh(client, token)) == (401, "token_revoked")
+
+    async def test_comes_as_the_setting_says_at_once_and_also_for_those_that_live(self, serve: Serve) -> None:
+        ada_ends, new_ends = [], []
+        for days in (5, 3):
+            async with serve(session_max_days=days) as client:
+                ada = await make_signed_in()
+                await begin(ada, days=4)
+                ada_ends.append(outcome(await refresh(client, ada.refresh_token)))
+                new_ends.append((await log_in(client, ada)).json()["refresh_expires_in"])
+
+        assert ada_ends == [(200, None), (401, "token_revoked")]
+        assert new_ends == [432000, 259200]
+
+    async def test_is_told_by_a_repeated_answer_too(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await begin(ada, days=89)
+
+        pairs = [(await refresh(client, ada.refresh_token)).json() for _ in range(2)]
+
+        assert pairs[0]["refresh_token"] == pairs[1]["refresh_token"]
+        assert [round(pair["refresh_expires_in"] / 60) for pair in pairs] == [1440, 1440]
+
+    async def test_is_the_end_of_the_access_token(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await begin(ada, days=89, hours=23, minutes=50)
+
+        pair = (await refresh(client, ada.refresh_token)).json()
+
+        claims = jwt.decode(pair["access_token"], options={"verify_signature": False})
+        assert 598 <= pair["expires_in"] <= pair["refresh_expires_in"] <= 600
+        assert abs(claims["exp"] - utc_now().timestamp() - 600) <= 2
+
+    async def test_lets_no_repeated_answer_by(self, serve: Serve) -> None:
+        async with serve() as client:
+            ada = await make_signed_in()
+            await refresh(client, ada.refresh_token)
+            await begin(ada, days=91)
+
+            assert outcome(await refresh(client, ada.refresh_token)) == (401, "token_revoked")
+
+
+async def make_sessions(user: StoredUser, count: int, *, expires_at: datetime | None = None) -> list[SignedInUser]:
+    """The first was used longest ago, though it was begun last."""
+    made = []
+    for number in reversed(range(count)):
+        session = await sign_in(user, expires_at=expires_at)
+        used_at = utc_now() - timedelta(hours=count - number)
+        await Session.find_one({"_id": session.session.id}).update({"$set": {"last_used_at": used_at}})
+        made.append(session)
+    return made[::-1]
+
+
+class TestFiftyOfAUser:
+    async def test_give_way_to_the_next_by_the_one_used_longest_ago(self, warm_client: AsyncClient) -> None:
+        ada, bob = await make_user(), await make_signed_in()
+        sessions = await make_sessions(ada, 50)
+        assert (await who_am_i(warm_client, sessions[0].access_token)).status_code == 200
+
+        pair = (await log_in(warm_client, ada)).json()
+
+        alive = [(await who_am_i(warm_client, each.access_token)).status_code for each in sessions]
+        assert alive == [401] + [200] * 49
+        assert outcome(await refresh(warm_client, sessions[0].refresh_token)) == (401, "token_revoked")
+        assert (await who_am_i(warm_client, pair["access_token"])).status_code == 200
+        assert (await who_am_i(warm_client, bob.access_token)).status_code == 200
+        (event,) = await events("sessions:ended")
+        assert (event.actor.id, event.target.id, event.details) == (ada.id, ada.id, {"count": 1, "reason": "too many"})
+
+    async def test_may_be_there(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        await make_sessions(ada, 49)
+        await make_sessions(ada, 3, expires_at=utc_now() - timedelta(seconds=1))
+
+        await log_in(client, ada)
+
+        assert await Session.find({"user_id": ada.id, "expires_at": {"$gt": utc_now()}}).count() == 50
+        assert await events("sessions:ended") == []
+
+    async def test_are_left_of_many_more(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        sessions = await make_sessions(ada, 60)
+        same = sessions[8].session.id, sessions[12].session.id  # those that were used at the same time are no exception
+        used_at = utc_now() - timedelta(hours=50)
+        await Session.find({"_id": {"$in": same}}).update({"$set": {"last_used_at": used_at}})
+
+        await log_in(client, ada)
+
+        assert await Session.find({"user_id": ada.id}).count() == 50
+        (event,) = await events("sessions:ended")
+        assert event.details["count"] == 11
+
+    async def test_are_left_by_many_who_sign_in_at_the_same_time(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        await make_sessions(ada, 48)
+
+        responses = await asyncio.gather(*(log_in(client, ada) for _ in range(4)))
+
+        assert [response.status_code for response in responses] == [200] * 4
+        assert await Session.find({"user_id": ada.id}).count() == 50
+        for response in responses:
+            assert (await who_am_i(client, response.json()["access_token"])).status_code == 200
+
+    async def test_stay_when_the_sign_in_fails(self, client: AsyncClient) -> None:
+        ada = await make_user()
+        await make_sessions(ada, 50)
+
+        assert (await log_in(client, ada, "a wrong password")).status_code == 401
+        async with no_event_can_be_written():
+            assert (await log_in(client, ada)).status_code == 500
+
+        assert await Session.find({"user_id": ada.id}).count() == 50
 
 
 class TestWhoMay:

@@ -9,7 +9,7 @@ from app.core.mail_templates import TEMPLATES, render_mail, render_page
 from app.models.enums import MailKind
 
 LINK = "https://octopus.example/reset?lang=en&token=abc.def"
-VALUES: dict[str, Any] = {"name": "Ada Lovelace", "hours": 1, "link": LINK}
+VALUES: dict[str, Any] = {"name": "Ada Lovelace", "until": "3 March 2026, 12:00 UTC", "link": LINK}
 
 
 class Markup(HTMLParser):
@@ -41,7 +41,8 @@ class TestMail:
         assert subject == "Reset your password"
         assert text == (
             "Hello Ada Lovelace,\n\n"
-            "Somebody, probably you, asked for a new password for your account. The link works once, within 1 hour.\n\n"
+            "Somebody, probably you, asked for a new password for your account. The link works once, "
+            "until 3 March 2026, 12:00 UTC.\n\n"
             "Choose a new password:\n"
             "https://octopus.example/reset?lang=en&token=abc.def\n\n"
             "If it was not you, ignore this mail: your password stays as it is.\n"
@@ -61,7 +62,7 @@ class TestMail:
 
     def test_fails_for_a_value_that_is_not_given(self) -> None:
         with pytest.raises(UndefinedError):
-            render_mail("password_reset", {"name": "Ada", "hours": 1})
+            render_mail("password_reset", {"name": "Ada", "until": "3 March 2026, 12:00 UTC"})
 
     def test_has_a_template_for_each_kind_and_no_other(self) -> None:
         assert {path.stem for path in (TEMPLATES / "mail").glob("*.txt")} == {str(kind) for kind in MailKind}

@@ -8,10 +8,11 @@ import jwt
 import pytest
 from bson import ObjectId
 
+from app.core.clock import utc_now
 from app.core.exceptions import InvalidTokenError, TokenExpiredError
 from app.core.principal import Principal
 from app.core.scopes import Role
-from app.core.tokens import RefreshToken, new_access_token, read_access_token, refresh_expiry
+from app.core.tokens import RefreshToken, new_access_token, read_access_token, refresh_life, session_life
 from tests.conftest import SECRET
 from tests.core.active import OTHER_SECRET, activate
 
@@ -263,6 +264,21 @@ class TestPrecedes:
 
 def test_refresh_token_lives_for_the_configured_days() -> None:
     activate(refresh_token_expire_days=12)
-    now = datetime(2030, 1, 1, tzinfo=UTC)
 
-    assert refresh_expiry(now) == now + timedelta(days=12)
+    assert refresh_life() == timedelta(days=12)
+
+
+def test_session_lives_for_the_configured_days() -> None:
+    activate(session_max_days=400)
+
+    assert session_life() == timedelta(days=400)
+
+
+@pytest.mark.parametrize(("minutes_left", "minutes"), [(29, 29), (31, 30)])
+def test_access_token_does_not_outlive_its_session(minutes_left: int, minutes: int) -> None:
+    activate()
+
+    token, life = new_access_token(principal(), session_ends_at=utc_now() + timedelta(minutes=minutes_left))
+
+    assert minutes * 60 - 2 <= life <= minutes * 60
+    assert abs((read_access_token(token).expires_at - utc_now()).total_seconds() - minutes * 60) <= 2

@@ -46,11 +46,19 @@ class TestEnsureIndexes:
                     "username_key unique partialFilterExpression",
                     "full_name_key",
                     "mfa.confirmed_at partialFilterExpression",
+                    "pending_mfa.created_at partialFilterExpression",
                     "created_at-, _id-",
                     "role, created_at-, _id-",
                 },
             ),
-            ("sessions", {"user_id, created_at-, _id-", "expires_at expireAfterSeconds"}),
+            (
+                "sessions",
+                {
+                    "user_id, created_at-, _id-",
+                    "user_id, last_used_at-, _id-",
+                    "expires_at expireAfterSeconds",
+                },
+            ),
             (
                 "items",
                 {
@@ -61,6 +69,7 @@ class TestEnsureIndexes:
                 },
             ),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
+            ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",
                 {"key_id unique", "owner_id, created_at-, _id-", "created_at-, _id-", "expires_at", "created_by"},
@@ -76,7 +85,17 @@ class TestEnsureIndexes:
             ),
             ("messages", {"conversation_id, seq unique", "user_id, _id"}),
             ("audit_events", {"actor.id, _id-", "target.id, _id-", "action, _id-", "time-"}),
-            ("deleted_users", {"purge_at", "email_key", "deleted_at-, _id-", "deleted_by"}),
+            (
+                "deleted_users",
+                {
+                    "purge_at",
+                    "email_key",
+                    "deleted_at-, _id-",
+                    "deleted_by",
+                    "user.mfa.confirmed_at partialFilterExpression",
+                    "user.pending_mfa.created_at partialFilterExpression",
+                },
+            ),
         ],
     )
     async def test_makes_what_queries_rely_on(self, database: Database, collection: str, keys: set[str]) -> None:

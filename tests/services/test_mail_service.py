@@ -25,15 +25,15 @@ from app.core.exceptions import InvalidTokenError
 from app.core.mailer import SmtpMailer
 from app.core.principal import Principal
 from app.core.smtp_server import SmtpServer
-from app.crud import crud_outgoing_mail, crud_user
+from app.crud import crud_one_time_token, crud_outgoing_mail, crud_user
 from app.db.mongo import connected, get_database
 from app.models.audit_event import AuditEvent
-from app.models.enums import MailKind
+from app.models.enums import MailKind, TokenPurpose
 from app.models.outgoing_mail import OutgoingMail
 from app.schemas.user import OwnUserUpdate
-from app.services import mail_service, password_service, user_service
+from app.services import mail_service, password_service, user_service, verification_service
 from tests.conftest import ENCRYPTION_KEY, SECRET, Serve, no_event_can_be_written
-from tests.factories import PASSWORD, make_signed_in, make_user
+from tests.factories import PASSWORD, StoredUser, make_signed_in, make_user
 from tests.mailbox import Mailbox, html_of, link_in, text_of, token_in
 from tests.test_server import Server
 
@@ -79,6 +79,15 @@ async def make_due(moment: datetime | None = None) -> None:
     )
 
 
+async def let_pass(time: timedelta) -> None:
+    """Let this time have passed for every mail and link; every mail is due."""
+    milliseconds = int(time.total_seconds() * 1000)
+    for name, fields in (("outbox", ("created_at",)), ("one_time_tokens", ("created_at", "expires_at"))):
+        earlier = {field: {"$subtract": [f"${field}", milliseconds]} for field in fields}
+        await get_database()[name].update_many({}, [{"$set": earlier}])
+    await make_due()
+
+
 async def until_outbox(is_so: Callable[[list[Raw]], bool]) -> None:
     async with asyncio.timeout(10):
         while not is_so(await outbox()):  # noqa: ASYNC110 - nothing tells of it
@@ -101,7 +110,8 @@ class Words(HTMLParser):
 class TestEveryKind:
     @pytest.mark.parametrize("kind", list(MailKind))
     async def test_arrives_in_text_and_html_with_the_headers_of_a_mail(self, mailbox: Mailbox, kind: MailKind) -> None:
-        ada = await make_user(email="ada@example.com", full_name="Ada Lovelace")
+        is_verified = kind is not MailKind.EMAIL_VERIFICATION  # nobody else gets that one
+        ada = await make_user(email="ada@example.com", full_name="Ada Lovelace", is_verified=is_verified)
         await mail_service.enqueue(kind, user_id=ada.id, values=VALUES)
         mail_id = (await the_mail())["_id"]
 
@@ -112,12 +122,12 @@ class TestEveryKind:
         assert mail["Message-ID"] == f"<{mail_id}@example.com>"
         assert mail["Auto-Submitted"] == "auto-generated"
         assert abs(parsedate_to_datetime(mail["Date"]) - datetime.now(UTC)) < timedelta(minutes=1)
-        self.require_readable(mail)
+        self.require_readable(mail, "Ada Lovelace" if is_verified else "ada@example.com")
         assert await outbox() == []
 
-    def require_readable(self, mail: EmailMessage) -> None:
+    def require_readable(self, mail: EmailMessage, name: str) -> None:
         text = "\n".join(text_of(mail).splitlines())
-        assert text.startswith("Hello Ada Lovelace,")
+        assert text.startswith(f"Hello {name},")
         assert 10 < len(mail["Subject"]) < 70
         assert not [mark for mark in ("{", "}", "None", "Undefined", "](", "  ") if mark in mail["Subject"] + text]
         sentences = [paragraph for paragraph in text.split("\n\n")[1:] if "://" not in paragraph]
@@ -180,13 +190,28 @@ class TestRecipient:
     async def test_is_greeted_without_a_link_that_somebody_chose(
         self, mailbox: Mailbox, full_name: str | None, username: str | None, greeted: str
     ) -> None:
-        ada = await make_user(email="ada@example.com", full_name=full_name)
+        ada = await make_user(email="ada@example.com", full_name=full_name, is_verified=True)
         await ada.document.set({"username": username})
-        await mail_service.enqueue(MailKind.EMAIL_VERIFICATION, user_id=ada.id)
+        await mail_service.enqueue(MailKind.PASSWORD_RESET, user_id=ada.id)
 
         await mail_service.send_next(sender_to(mailbox))
 
         assert text_of(await mailbox.next()).startswith(f"Hello {greeted},")
+
+    @pytest.mark.parametrize("kind", list(MailKind))
+    @pytest.mark.parametrize("to", [None, "old@example.com"])
+    async def test_that_is_not_verified_reads_no_word_that_somebody_chose(
+        self, mailbox: Mailbox, kind: MailKind, to: str | None
+    ) -> None:
+        ada = await make_user(email="ada@example.com", full_name="You have won", username="call-us-now")
+        await mail_service.enqueue(kind, user_id=ada.id, to=to, values=VALUES)
+
+        await mail_service.send_next(sender_to(mailbox))
+
+        mail = await mailbox.next()
+        assert text_of(mail).startswith(f"Hello {to or 'ada@example.com'},")
+        everything = mail.as_string() + html_of(mail)
+        assert [words for words in ("You have won", "call-us-now") if words in everything] == []
 
 
 @pytest.mark.usefixtures("_database")
@@ -268,19 +293,152 @@ class TestRetry:
         (line,) = logs
         assert (line["event"], line["mail"], line["mail_kind"]) == ("mail_failed", str(failed["_id"]), "password_reset")
 
-    async def test_makes_the_link_good_for_its_whole_time_again(self, mailbox: Mailbox) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "minutes"), [(MailKind.PASSWORD_RESET, 60), (MailKind.EMAIL_VERIFICATION, 24 * 60)]
+    )
+    async def test_sends_the_link_for_as_long_as_it_is_good_and_makes_it_good_for_no_longer(
+        self, mailbox: Mailbox, kind: MailKind, minutes: int
+    ) -> None:
         ada = await make_user()
-        mailer, tokens = sender_to(mailbox), get_database()["one_time_tokens"]
-        mailbox.refusals.append("451 Try again later")
+        mailer, seen = sender_to(mailbox), []
+        take_it_and_say_no(mailbox)
+        await mail_service.enqueue(kind, user_id=ada.id)
+        for minutes_more in (minutes - 1, 2):
+            assert await mail_service.send_next(mailer)
+            seen.append(await mailbox.next())
+            (token,) = await get_database()["one_time_tokens"].find().to_list()
+            assert token["expires_at"] - token["created_at"] == timedelta(minutes=minutes)
+            await let_pass(timedelta(minutes=minutes_more))
+
+        assert await mail_service.send_next(mailer)
+        assert mailbox.mails.empty()
+        assert await outbox() == []
+        assert len({link_in(mail) for mail in seen}) == 1
+
+    async def test_says_until_when_the_link_is_good(self, mailbox: Mailbox) -> None:
+        ada = await make_user()
+        take_it_and_say_no(mailbox)
         await mail_service.enqueue(MailKind.PASSWORD_RESET, user_id=ada.id)
-        await mail_service.send_next(mailer)
-        await tokens.update_many({}, {"$set": {"expires_at": utc_now() + timedelta(minutes=2)}})
+        for _ in range(2):
+            await mail_service.send_next(sender_to(mailbox))
+            text = " ".join(text_of(await mailbox.next()).split())
+            (token,) = await get_database()["one_time_tokens"].find().to_list()
+            assert f"works once, until {token['expires_at']:%d %B %Y, %H:%M} UTC." in text
+            await let_pass(timedelta(minutes=30))
 
-        await make_due()
-        await mail_service.send_next(mailer)
+    @pytest.mark.parametrize(
+        ("kind", "minutes"), [(MailKind.PASSWORD_RESET, 60), (MailKind.EMAIL_VERIFICATION, 24 * 60)]
+    )
+    async def test_drops_a_mail_that_has_waited_for_the_whole_life_of_a_link(
+        self, mailbox: Mailbox, kind: MailKind, minutes: int
+    ) -> None:
+        for waited in (minutes + 1, minutes - 1):
+            ada = await make_user(email=f"waited{waited}@example.com")
+            await mail_service.enqueue(kind, user_id=ada.id)
+            await let_pass(timedelta(minutes=waited))
+            assert await mail_service.send_next(sender_to(mailbox))
+            assert await outbox() == []
 
-        (token,) = await tokens.find().to_list()
-        assert timedelta(minutes=59) < token["expires_at"] - utc_now() <= timedelta(hours=1)
+        assert (await mailbox.next())["To"] == f"waited{minutes - 1}@example.com"
+        assert mailbox.mails.empty()
+
+    async def test_drops_no_late_mail_without_a_link(self, mailbox: Mailbox) -> None:
+        ada = await make_user()
+        await mail_service.enqueue(MailKind.MFA_ENABLED, user_id=ada.id, values=VALUES)
+        await let_pass(timedelta(hours=30))
+
+        await mail_service.send_next(sender_to(mailbox))
+
+        assert (await mailbox.next())["Subject"] == "Two-factor authentication is on"
+
+
+@pytest.mark.usefixtures("_database")
+class TestLinksOfADay:
+    """Whoever knows an address can have mails sent there: a few."""
+
+    async def ask(self, mailbox: Mailbox, kind: MailKind, user: StoredUser, after: timedelta) -> bool:
+        """Whether a mail was sent."""
+        await let_pass(after)
+        await mail_service.enqueue(kind, user_id=user.id)
+        assert await mail_service.send_next(sender_to(mailbox))
+        assert await outbox() == []
+        return not mailbox.mails.empty() and bool(mailbox.mails.get_nowait())
+
+    @pytest.mark.parametrize("kind", [MailKind.PASSWORD_RESET, MailKind.EMAIL_VERIFICATION])
+    async def test_are_five_of_a_kind(self, mailbox: Mailbox, kind: MailKind) -> None:
+        ada = await make_user()
+
+        sent = [await self.ask(mailbox, kind, ada, timedelta(hours=3)) for _ in range(9)]
+        next_day = await self.ask(mailbox, kind, ada, timedelta(hours=1))
+
+        # The first is a day old when the ninth is asked for.
+        assert sent == [True] * 5 + [False] * 3 + [True]
+        assert not next_day
+
+    async def test_are_counted_for_each_kind_user_and_address(self, mailbox: Mailbox) -> None:
+        ada, ben = await make_user(), await make_user()
+        kinds, minute = (MailKind.PASSWORD_RESET, MailKind.EMAIL_VERIFICATION), timedelta(seconds=61)
+        assert [await self.ask(mailbox, kinds[0], ada, minute) for _ in range(6)] == [True] * 5 + [False]
+
+        assert await self.ask(mailbox, kinds[1], ada, minute)
+        assert await self.ask(mailbox, kinds[0], ben, minute)
+        assert not await self.ask(mailbox, kinds[0], ada, minute)
+        await ada.document.set({"email": "new@example.com", "email_key": "new@example.com"})
+        assert await self.ask(mailbox, kinds[0], ada, minute)
+
+    async def test_include_those_that_were_used(self, mailbox: Mailbox) -> None:
+        ada, sent = await make_user(), 0
+        for _ in range(7):
+            sent += await self.ask(mailbox, MailKind.PASSWORD_RESET, ada, timedelta(minutes=2))
+            await crud_one_time_token.void_all(ada.id, TokenPurpose.PASSWORD_RESET)
+
+        assert sent == 5
+
+    async def test_are_no_more_when_several_are_made_at_the_same_time(self, mailbox: Mailbox) -> None:
+        ada = await make_user()
+        for _ in range(4):
+            assert await self.ask(mailbox, MailKind.PASSWORD_RESET, ada, timedelta(minutes=2))
+        await let_pass(timedelta(minutes=2))
+        for _ in range(4):
+            await mail_service.enqueue(MailKind.PASSWORD_RESET, user_id=ada.id)
+
+        await asyncio.gather(*(mail_service.send_next(sender_to(mailbox)) for _ in range(4)))
+
+        assert mailbox.mails.qsize() == 1
+        assert await get_database()["one_time_tokens"].count_documents({}) == 5
+
+    async def test_are_counted_by_an_index(self, mailbox: Mailbox) -> None:
+        ada, database = await make_user(), get_database()
+        await database.command("profile", 2)
+        try:
+            assert await self.ask(mailbox, MailKind.PASSWORD_RESET, ada, timedelta(minutes=2))
+        finally:
+            await database.command("profile", 0)
+        name = f"{database.name}.one_time_tokens"
+        rows = await database["system.profile"].find({"ns": name, "planSummary": {"$exists": True}}).to_list()
+        await database.drop_collection("system.profile")
+
+        searches = [str(row["planSummary"]) for row in rows if "counted" in str(row) or row["op"] == "query"]
+        assert len(searches) >= 2
+        assert [plan for plan in searches if not plan.startswith(("IXSCAN", "IDHACK", "EOF"))] == []
+        assert "IXSCAN { user_id: 1, purpose: 1, created_at: -1 }" in searches
+
+    async def test_count_a_mail_once_that_is_sent_again(self, mailbox: Mailbox) -> None:
+        ada = await make_user()
+        for _ in range(4):
+            mailbox.refusals += ["451 Try again later"] * 2
+            await mail_service.enqueue(MailKind.PASSWORD_RESET, user_id=ada.id)
+            for _ in range(3):
+                await mail_service.send_next(sender_to(mailbox))
+                await make_due()
+            await let_pass(timedelta(minutes=2))
+
+        assert mailbox.mails.qsize() == 4
+        mailbox.mails.get_nowait()
+        for left in (True, False):
+            while not mailbox.mails.empty():
+                mailbox.mails.get_nowait()
+            assert await self.ask(mailbox, MailKind.PASSWORD_RESET, ada, timedelta(minutes=2)) is left
 
 
 @pytest.mark.usefixtures("_database")
@@ -379,9 +537,9 @@ class TestSender:
 class TestLinkOfAMailSentTwice:
     """A server has taken the mail, and the sender never heard of it."""
 
-    async def send_unheard(self, mailbox: Mailbox, **account: Any) -> tuple[Any, str]:
-        ada = await make_user(**account)
-        await mail_service.enqueue(MailKind.PASSWORD_RESET, user_id=ada.id)
+    async def send_unheard(self, mailbox: Mailbox, kind: MailKind = MailKind.PASSWORD_RESET) -> tuple[StoredUser, str]:
+        ada = await make_user()
+        await mail_service.enqueue(kind, user_id=ada.id)
         mail = await crud_outgoing_mail.claim_next()
         assert mail is not None
         await mail_service._send(mail, sender_to(mailbox))
@@ -427,7 +585,46 @@ class TestLinkOfAMailSentTwice:
         await mail_service._send(overtaken, sender_to(mailbox))
 
         assert mailbox.mails.empty()
-        assert await get_database()["one_time_tokens"].count_documents({}) == 0
+        with pytest.raises(InvalidTokenError):
+            await password_service.reset(token, "another-Walrus-19-lagoon")
+
+    @pytest.mark.parametrize("what", ["used", "made void"])
+    async def test_is_not_good_again_even_if_its_mail_is_in_the_outbox_still(self, mailbox: Mailbox, what: str) -> None:
+        ada, token = await self.send_unheard(mailbox)
+        mail = await the_mail()
+        if what == "used":
+            await password_service.reset(token, NEW_PASSWORD)
+        else:
+            await crud_one_time_token.void_all(ada.id, TokenPurpose.PASSWORD_RESET)
+        await OutgoingMail.get_pymongo_collection().delete_many({})
+        await OutgoingMail.get_pymongo_collection().insert_one(mail)
+
+        await self.send_again(mailbox)
+
+        assert mailbox.mails.empty()
+        with pytest.raises(InvalidTokenError):
+            await password_service.reset(token, "another-Walrus-19-lagoon")
+
+    async def test_that_verifies_an_address_is_not_good_again_once_it_was_used(self, mailbox: Mailbox) -> None:
+        ada, token = await self.send_unheard(mailbox, MailKind.EMAIL_VERIFICATION)
+        await verification_service.verify(token)
+        await ada.document.set({"is_verified": False})
+
+        await self.send_again(mailbox)
+
+        assert mailbox.mails.empty()
+        with pytest.raises(InvalidTokenError):
+            await verification_service.verify(token)
+
+    async def test_that_verifies_an_address_is_sent_to_no_other(self, mailbox: Mailbox) -> None:
+        """Who registered a stranger's address would get a link that verifies it."""
+        ada, _ = await self.send_unheard(mailbox, MailKind.EMAIL_VERIFICATION)
+        await ada.document.set({"email": "other@example.com", "email_key": "other@example.com"})
+
+        await self.send_again(mailbox)
+
+        assert mailbox.mails.empty()
+        assert await outbox() == []
 
 
 class TestApplication:

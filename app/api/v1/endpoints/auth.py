@@ -29,10 +29,12 @@ async def register(body: UserCreate, caller: OptionalCaller) -> User:
 @router.post("/login", response_model=TokenPair, dependencies=[CREDENTIALS_RATE])
 async def log_in(request: Request, body: Login) -> Response:
     """Sign in with an e-mail address or a username. `refresh_in_cookie` keeps the refresh token from scripts."""
+    replaced = None
     if body.refresh_in_cookie:
         refuse_cross_site(request)
+        replaced = refresh_cookie_of(request)
     account, is_email = body.email or body.username or "", body.email is not None
-    signed_in = await login_service.log_in(account, body.password, is_email=is_email, otp=body.otp)
+    signed_in = await login_service.log_in(account, body.password, is_email=is_email, otp=body.otp, replaced=replaced)
     return _answer(signed_in, in_cookie=body.refresh_in_cookie)
 
 
