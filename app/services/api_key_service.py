@@ -12,9 +12,9 @@ from app.core.scopes import Scope, expand
 from app.crud import crud_api_key, crud_user
 from app.db.mongo import transactional
 from app.models.api_key import ApiKey
-from app.models.enums import AuditAction
+from app.models.enums import AuditAction, MailKind
 from app.schemas.api_key import ApiKeyCreate, ApiKeyUpdate
-from app.services import audit_service
+from app.services import audit_service, mail_service
 from app.services.auth_service import hash_key
 
 _ACTION_OF_ACTIVITY: Final[dict[bool | None, AuditAction]] = {
@@ -33,13 +33,17 @@ class CreatedKey(NamedTuple):
 async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
     """Create a service key as an administrator, a personal key as anybody else.
 
-    The text leaves with the result and is stored nowhere.
+    The text leaves with the result and is stored nowhere. A user is mailed of a key that is made in its session: it
+    outlives the session.
     """
     owner_id = by.owner_filter(Scope.ADMIN)
     _require_held(body.scopes, by=by)
     parsed = key_format.new_key()
     key = new_document(parsed, owner_id=owner_id, created_by=by.id, **body.model_dump())
     await key.insert()
+    if owner_id is not None and by.kind is PrincipalKind.USER:
+        values = {"key": mail_service.harmless(key.name) or key.key_id, **mail_service.circumstances()}
+        await mail_service.enqueue(MailKind.API_KEY_CREATED, user_id=owner_id, values=values)
     await audit_service.record(
         AuditAction.API_KEY_CREATED, by=by, target=("api_key", key.id), name=key.name, scopes=key.scopes
     )

@@ -67,6 +67,11 @@ def circumstances() -> dict[str, Any]:
     return {"at": f"{utc_now():%d %B %Y, %H:%M} UTC", "ip": current_context().client_ip or "an unknown address"}
 
 
+def harmless(name: str | None) -> str | None:
+    """The name, unless mail programs would make a link of it: whoever chose it may not be who reads the mail."""
+    return name if name and not _LINK_LIKE.search(name) else None
+
+
 async def send_forever() -> None:
     """Send what is in the outbox, and what comes, until cancelled."""
     _State.has_mail = asyncio.Event()
@@ -126,9 +131,8 @@ async def _send(mail: OutgoingMail, mailer: Mailer) -> None:
 
 
 def _name(user: User) -> str:
-    """How to greet it, without what mail programs would make a link of: anyone may register a stranger's address."""
-    names = (user.full_name, user.username)
-    return next((name for name in names if name and not _LINK_LIKE.search(name)), user.email)
+    """How to greet it: anyone may register a stranger's address under any name."""
+    return harmless(user.full_name) or harmless(user.username) or user.email
 
 
 async def _recipient(mail: OutgoingMail) -> User | None:

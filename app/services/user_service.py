@@ -131,7 +131,8 @@ async def _follow_up(user: User, changes: dict[str, Any]) -> None:
     if "hashed_password" in changes:
         await crud_login_throttle.clear(throttle_id(str(user.id)))  # what was guessed at is gone
         await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
-        await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=user.email, values=values)
+        told = {**values, "keys": await crud_api_key.count_usable(user.id)}
+        await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=user.email, values=told)
     if changes.get("email", user.email) != user.email:
         await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
         values = {**values, "new_email": changes["email"]}

@@ -1,6 +1,6 @@
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ from app.core.scopes import Role
 from app.main import create_app
 from app.models.api_key import ApiKey
 from app.models.audit_event import AuditEvent
+from app.models.outgoing_mail import OutgoingMail
 from tests.commands import Commands
 from tests.conftest import Serve, client_of, no_event_can_be_written, running
 from tests.factories import StoredKey, make_api_key, make_signed_in, make_user
+from tests.mailbox import Mailbox, html_of, text_of
 
 API_KEYS = "/api/v1/api-keys"
 ME = "/api/v1/auth/me"
@@ -995,6 +997,55 @@ class TestAudit:
 
         assert verdict(response) == (500, "internal_error")
         assert await ApiKey.count() == 0
+
+
+class TestMail:
+    @pytest.fixture
+    async def client(self, serve: Serve, mailbox: Mailbox) -> AsyncIterator[AsyncClient]:
+        async with serve(smtp_url=mailbox.url) as client:
+            yield client
+
+    async def test_tells_the_owner_of_a_key_made_in_a_session(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_signed_in()
+
+        key = (await create(client, ada.headers, name="backup <b> of photos")).json()
+
+        mail = await mailbox.next()
+        assert (mail["To"], mail["Subject"]) == (ada.document.email, "An API key was made")
+        assert "\u201cbackup <b> of photos\u201d" in text_of(mail)
+        assert "from 127.0.0.1" in text_of(mail)
+        assert re.search(r" on \d\d \w+ 20\d\d, \d\d:\d\d UTC", text_of(mail))
+        assert "<b>" not in html_of(mail)
+        assert key["key"] not in mail.as_string()
+
+    @pytest.mark.parametrize("name", ["https://evil.example/verify", "www.evil.example", "call a@evil.example"])
+    async def test_names_no_key_that_would_be_a_link(self, client: AsyncClient, mailbox: Mailbox, name: str) -> None:
+        ada = await make_signed_in()
+
+        key = (await create(client, ada.headers, name=name)).json()
+
+        mail = await mailbox.next("An API key was made")
+        assert f"\u201c{key['key_id']}\u201d" in text_of(mail)
+        assert "evil" not in text_of(mail) + html_of(mail)
+
+    async def test_is_for_personal_keys_of_sessions_alone(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada, root = await make_signed_in(), await make_signed_in(role=Role.ADMIN)
+        maker = await make_api_key("api_keys:*", "read", owner=ada)
+        for headers in (maker.headers, root.headers, (await make_api_key("admin")).headers):
+            assert (await create(client, headers, name="quiet")).status_code == 201
+        assert await OutgoingMail.count() == 0
+
+        await create(client, ada.headers, name="loud")
+
+        assert "loud" in text_of(await mailbox.next())
+
+    async def test_is_sent_of_no_key_that_was_not_made(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+
+        async with no_event_can_be_written():
+            assert verdict(await create(client, ada.headers)) == (500, "internal_error")
+
+        assert await OutgoingMail.count() == 0
 
 
 class TestKeysOfASuperuser:
