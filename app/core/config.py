@@ -128,8 +128,8 @@ class Settings(BaseSettings):
         ("*",), description="JSON list of Host names that are answered"
     )
 
-    rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by client address")
-    rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by client address")
+    rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by address (IPv6: /64)")
+    rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by address (IPv6: /64)")
     rate_limit_key_create: str = Field("5/minute", description="Created API keys, by principal")
     rate_limit_authenticated: str = Field("1000/minute", description="Requests with credentials, by principal")
     rate_limit_storage_url: str = Field("memory://", description="Where limits are counted: memory://, in each process")

@@ -9,6 +9,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _DOTS_OF_IPV4: Final = 3
+_CUSTOMER_PREFIX: Final = 64
 _MAPPED_PREFIX: Final = 96  # ::ffff:0:0/96 holds the IPv4 addresses
 
 
@@ -41,6 +42,18 @@ def is_in(address: str | None, blocks: Iterable[str]) -> bool:
     return parsed is not None and any(
         parsed.version == network.version and parsed in network for network in _networks(tuple(blocks))
     )
+
+
+@lru_cache(maxsize=4096)
+def household(address: str | None) -> str:
+    """Whom an address counts as where requests are counted: itself, or the /64 of an IPv6 address.
+
+    That is the least that one customer is given: by address it would have 2^64 budgets.
+    """
+    parsed = parse_address(address) if address else None
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((int(parsed), _CUSTOMER_PREFIX), strict=False))
+    return str(parsed) if parsed else address or "unknown"
 
 
 def client_address(peer: str | None, forwarded_for: str | None, trusted_proxies: Iterable[str]) -> str | None:

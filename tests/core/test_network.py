@@ -1,6 +1,6 @@
 import pytest
 
-from app.core.network import client_address, is_in, parse_address, parse_network
+from app.core.network import client_address, household, is_in, parse_address, parse_network
 
 PROXIES = ["10.0.0.0/8", "fd00::/8"]
 
@@ -44,6 +44,25 @@ class TestParseNetwork:
     def test_refuses_anything_else(self, text: str) -> None:
         with pytest.raises(ValueError, match=r".+"):
             parse_network(text)
+
+
+class TestHousehold:
+    @pytest.mark.parametrize(
+        ("address", "counted_as"),
+        [
+            ("203.0.113.9", "203.0.113.9"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+            ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+            ("2001:0DB8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+            ("::1", "::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("a socket", "a socket"),
+            (None, "unknown"),
+        ],
+    )
+    def test_is_what_one_customer_is_given(self, address: str | None, counted_as: str) -> None:
+        assert household(address) == counted_as
 
 
 class TestIsIn:
