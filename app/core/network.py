@@ -36,6 +36,18 @@ def _networks(blocks: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(parse_network(block) for block in blocks)
 
 
+def are_within(blocks: Iterable[str], outer: Iterable[str]) -> bool:
+    """Whether each of the blocks lies in one of the outer ones."""
+    around = _networks(tuple(outer))
+    return all(any(_lies_in(block, network) for network in around) for block in _networks(tuple(blocks)))
+
+
+def _lies_in(block: Network, network: Network) -> bool:
+    return (
+        block.version == network.version and block.network_address in network and block.prefixlen >= network.prefixlen
+    )
+
+
 def is_in(address: str | None, blocks: Iterable[str]) -> bool:
     """Whether the address lies in one of the blocks. What is no address lies nowhere."""
     parsed = parse_address(address) if address else None
