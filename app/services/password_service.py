@@ -24,7 +24,7 @@ async def reset(token: str, password: str) -> None:
     user = await crud_user.find(found.user_id) if found else None
     if user is None or not user.is_active:
         raise link_service.unusable()
-    await require_strong(password, personal=personal_words(user.email, user.username))
+    await require_strong(password, personal=personal_words(user.email, user.username), full_name=user.full_name)
     await _reset(token_id, await hash_password(password))
 
 

@@ -39,7 +39,8 @@ async def register(body: UserCreate, *, by: Principal, role: Role = Role.USER, *
     """
     if get_settings().registration == "closed" and not by.reaches_all(Scope.ADMIN):
         raise RegistrationClosedError
-    await require_strong(body.password, personal=personal_words(body.email, body.username))
+    personal = personal_words(body.email, body.username)
+    await require_strong(body.password, personal=personal, full_name=body.full_name)
     names = {name: getattr(body, name) for name in _KEY_OF}
     user = User(**_with_keys(names), hashed_password=await hash_password(body.password), role=role, **more)
     await _add(user, by=by)
@@ -87,7 +88,8 @@ async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
         changes["is_verified"] = False
     if "password" in asked:
         personal = personal_words(changes.get("email", user.email), changes.get("username", user.username))
-        await require_strong(asked["password"], personal=personal)
+        full_name = changes.get("full_name", user.full_name)
+        await require_strong(asked["password"], personal=personal, full_name=full_name)
         changes["hashed_password"] = await hash_password(asked["password"])
         changes["password_changed_at"] = utc_now()
     return changes

@@ -262,6 +262,14 @@ class TestReset:
         for password in ("my-Rhinoceros-lagoon-19", "my-WALRUS77-lagoon-19"):
             assert refusal(await reset(client, token, password)) == (422, "weak_password")
 
+    async def test_refuses_a_password_of_the_name_and_little_else(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_user(full_name="Ada Vandersteen")
+
+        response = await reset(client, await mailed_token(client, mailbox, ada), "Vandersteen1815")
+
+        assert refusal(response) == (422, "weak_password")
+        assert "Leave out your name" in response.json()["errors"][0]["msg"]
+
     async def test_is_won_by_one_of_two_at_the_same_time(self, client: AsyncClient, mailbox: Mailbox) -> None:
         ada = await make_user()
         token = await mailed_token(client, mailbox, ada)
