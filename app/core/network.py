@@ -48,6 +48,12 @@ def _lies_in(block: Network, network: Network) -> bool:
     )
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine itself."""
+    address = parse_address(host)
+    return address.is_loopback if address else host.rstrip(".").lower().endswith("localhost")
+
+
 def is_in(address: str | None, blocks: Iterable[str]) -> bool:
     """Whether the address lies in one of the blocks. What is no address lies nowhere."""
     parsed = parse_address(address) if address else None
