@@ -6,6 +6,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
 from cryptography.fernet import MultiFernet
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
@@ -199,6 +200,12 @@ class Settings(BaseSettings):
     def _is_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             SmtpServer.parse(value.get_secret_value())
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        urlsplit(value)  # a `ValueError` when it is none
         return value
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ def _lies_in(block: Network, network: Network) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether a host of a URL is this machine itself."""
     address = parse_address(host)
-    return address.is_loopback if address else host.rstrip(".").lower().endswith("localhost")
+    return address.is_loopback if address else f".{host.rstrip('.').lower()}".endswith(".localhost")
 
 
 def is_in(address: str | None, blocks: Iterable[str]) -> bool:

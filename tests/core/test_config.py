@@ -134,6 +134,9 @@ class TestReading:
     def test_refuses_a_store_of_rates_that_it_does_not_have(self) -> None:
         assert re.search(r"(?m)^rate_limit_storage_url$", faults_of(rate_limit_storage_url="redis://host"))
 
+    def test_refuses_a_public_url_that_can_not_be_read(self) -> None:
+        assert re.search(r"(?m)^public_url$", faults_of(public_url="https://[octopus.example"))
+
     @pytest.mark.parametrize("block", ["proxy.example", "10.0.0.0/33", "10.0.0", "", "::1/129"])
     def test_refuses_a_proxy_that_is_no_address(self, block: str) -> None:
         assert re.search(r"(?m)^trusted_proxies$", faults_of(trusted_proxies=["10.0.0.1", block]))

@@ -129,6 +129,7 @@ class TestFaults:
             "smtp://10.0.0.25:25",
             "smtp://[2001:db8::25]",
             "smtp://localhost.example.com",
+            "smtp://nolocalhost",
         ],
     )
     def test_of_mails_in_clear_refuse_production(self, url: str) -> None:
@@ -136,7 +137,13 @@ class TestFaults:
 
     @pytest.mark.parametrize(
         "url",
-        ["smtp://mail.example.com?starttls=1", "smtps://mail.example.com", "smtp://localhost:25", "smtp://[::1]:25"],
+        [
+            "smtp://mail.example.com?starttls=1",
+            "smtps://mail.example.com",
+            "smtp://localhost:25",
+            "smtp://mail.LOCALHOST",
+            "smtp://[::1]:25",
+        ],
     )
     def test_of_mails_in_clear_are_none_with_tls_or_on_one_machine(self, url: str) -> None:
         assert settings_with(url).smtp_url is not None
