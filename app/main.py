@@ -24,6 +24,7 @@ from app.api.v1.router import all_routes
 from app.core import background
 from app.core.config import Environment, Settings, use_settings
 from app.core.logging_config import configure_logging, get_logger
+from app.core.production import roles_without_second_factor
 from app.core.rate_limit import MemoryRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
@@ -110,6 +111,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             stack.push_async_callback(_cancel, feed)
             await tried.wait()
         _freeze_memory()
+        if settings.environment is Environment.PRODUCTION and (roles := roles_without_second_factor(settings)):
+            _log.warning("second_factor_not_required", roles=roles, hint="set REQUIRE_MFA_FOR")
         _log.info("started", version=VERSION, environment=settings.environment)
         yield
     _log.info("stopped")

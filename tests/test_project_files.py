@@ -108,6 +108,7 @@ class TestImage:
 
     def test_serves_until_it_is_told_to_stop_and_writes_nothing(self, image: Path, database_url: str) -> None:
         secrets = {"SECRET_KEY": SECRET, "BOOTSTRAP_TOKEN": SECRET, "ENCRYPTION_KEYS": ENCRYPTION_KEY}
+        secrets |= {"SMTP_URL": "smtp://127.0.0.1:9", "PUBLIC_URL": "https://octopus.example"}
         secrets["DATABASE_URL"] = database_url
         environment = image_environment(image) | secrets | {"PORT": str(free_port())}
         before = set(image.rglob("*"))

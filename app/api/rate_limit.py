@@ -8,6 +8,7 @@ from fastapi import Request
 from app.core.config import get_settings
 from app.core.context import current_context
 from app.core.exceptions import IpNotAllowedError, RateLimitedError, RejectedCredentialError
+from app.core.network import household
 from app.core.principal import Principal
 from app.core.rate_limit import Budget, MemoryRateLimiter
 
@@ -15,13 +16,13 @@ _EXPORTS: Final = "10/hour"
 
 
 def spend_anonymous(request: Request) -> None:
-    _spend(request, get_settings().rate_limit_anonymous, "anonymous", current_context().client_ip or "unknown")
+    _spend(request, get_settings().rate_limit_anonymous, "anonymous", household(current_context().client_ip))
 
 
 def spend_credentials(request: Request) -> None:
     """For presenting credentials, and for every one that was rejected: guessing costs the guesser its budget."""
     current_context().has_spent_credentials = True
-    _spend(request, get_settings().rate_limit_auth, "credentials", current_context().client_ip or "unknown")
+    _spend(request, get_settings().rate_limit_auth, "credentials", household(current_context().client_ip))
 
 
 def spend_if_presented(request: Request, secret: str | None) -> None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
 from cryptography.fernet import MultiFernet
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
@@ -15,13 +16,13 @@ from app.core import encryption, key_format, signing
 from app.core.development_secret import development_secret
 from app.core.keyring import Keyring
 from app.core.network import parse_network
+from app.core.production import faults_in_production
 from app.core.rate_limit import is_rate
 from app.core.scopes import Role
 from app.core.smtp_server import SmtpServer
 
 MIN_SECRET_BYTES: Final = 32
 MIN_DISTINCT_CHARACTERS: Final = 8  # no random secret of that length has fewer
-MIN_TOKEN_LENGTH: Final = 16
 _PLACEHOLDER: Final = re.compile(
     r"change.?(me|this|it)|example|your.?secret|secret.?key|password|default", re.IGNORECASE
 )
@@ -89,29 +90,39 @@ class Settings(BaseSettings):
     )
     jwt_issuer: str = Field("octopus", description="`iss` of access tokens")
     jwt_audience: str = Field("octopus", description="`aud` of access tokens")
-    access_token_expire_minutes: int = Field(30, ge=1, description="Life of an access token")
+    access_token_expire_minutes: int = Field(
+        30, ge=1, description="Life of an access token; at most 1440 in production"
+    )
     refresh_token_expire_days: int = Field(30, ge=1, description="Life of a refresh token; each refresh starts it anew")
     session_max_days: int = Field(90, ge=1, description="Life of a session, however often it is refreshed")
     password_scheme: str = Field(
         "bcrypt", pattern="^(bcrypt|argon2id)$", description="bcrypt or argon2id; other hashes are renewed at login"
     )
-    bcrypt_rounds: int = Field(12, ge=4, le=20, description="Cost of a password hash, as a power of two")
+    bcrypt_rounds: int = Field(
+        12, ge=4, le=20, description="Cost of a password hash, as a power of two; production: 10 or more"
+    )
     registration: str = Field(
         "open", pattern="^(open|closed)$", description="open, or closed: only administrators make accounts"
     )
     require_verified_email: bool = Field(False, description="Only accounts with a verified address sign in")
     require_mfa_for: Annotated[tuple[Role, ...], NoDecode] = Field(
-        (), description="Roles that need a second factor, comma-separated, such as admin,superuser"
+        (), description="Roles that need a second factor, comma-separated; production warns without admin,superuser"
     )
-    lockout_attempts: int = Field(5, ge=1, le=100, description="Failed sign-ins that lock an account")
+    lockout_attempts: int = Field(
+        5, ge=1, le=100, description="Failed sign-ins that lock an account; production: 20 or less"
+    )
     lockout_window_minutes: int = Field(15, ge=1, description="After how long a failed sign-in is forgotten")
     deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")
 
     smtp_url: SecretStr | None = Field(
-        None, description="smtp://user:password@host:587?starttls=1 or smtps://; without it mails go to DATA_DIR/outbox"
+        None,
+        description="smtp://user:password@host:587?starttls=1 or smtps://; without it mails go to DATA_DIR/outbox; "
+        "needed in production, with TLS unless the host is this one",
     )
     mail_from: str = Field("octopus@localhost", description="Sender of mails")
-    public_url: str = Field("http://localhost:8000", description="Where the service is reached; links in mails")
+    public_url: str = Field(
+        "http://localhost:8000", description="Where the service is reached; links in mails; production: https://"
+    )
     password_reset_url: str | None = Field(
         None, description="Page of your own that the link of a reset mail opens; `?token=` is added"
     )
@@ -129,8 +140,8 @@ class Settings(BaseSettings):
         ("*",), description="JSON list of Host names that are answered"
     )
 
-    rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by client address")
-    rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by client address")
+    rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by address (IPv6: /64)")
+    rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by address (IPv6: /64)")
     rate_limit_key_create: str = Field("5/minute", description="Created API keys, by principal")
     rate_limit_authenticated: str = Field("1000/minute", description="Requests with credentials, by principal")
     rate_limit_storage_url: str = Field("memory://", description="Where limits are counted: memory://, in each process")
@@ -192,11 +203,17 @@ class Settings(BaseSettings):
             SmtpServer.parse(value.get_secret_value())
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        urlsplit(value)  # a `ValueError` when it is none
+        return value
+
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:
         faults = [*self._faults_of_secrets()]
         if self.environment is Environment.PRODUCTION:
-            faults += self._faults_in_production()
+            faults += faults_in_production(self)
         if faults:
             raise ValueError(f"refusing to start in {self.environment}: " + "; ".join(faults))
         return self
@@ -225,23 +242,6 @@ class Settings(BaseSettings):
         except signing.SigningKeyError as error:
             return [str(error)]
         return []
-
-    def _faults_in_production(self) -> list[str]:
-        checks = {
-            "DATABASE_URL=embedded is for development": self.is_embedded,
-            "DEBUG is on": self.debug,
-            f"BOOTSTRAP_TOKEN is shorter than {MIN_TOKEN_LENGTH} characters": (
-                self.bootstrap_token is not None and len(self.bootstrap_token.get_secret_value()) < MIN_TOKEN_LENGTH
-            ),
-            "SMTP_URL sends its password in clear": (
-                self.smtp_url is not None and SmtpServer.parse(self.smtp_url.get_secret_value()).sends_password_in_clear
-            ),
-            "CORS_ORIGINS allows every origin": "*" in self.cors_origins,
-            "neither BOOTSTRAP_TOKEN nor MASTER_API_KEY is set, so a stranger could bootstrap": (
-                self.bootstrap_token is None and self.master_api_key is None
-            ),
-        }
-        return [fault for fault, is_true in checks.items() if is_true]
 
     @property
     def _may_generate_secret(self) -> bool:

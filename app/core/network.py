@@ -9,6 +9,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _DOTS_OF_IPV4: Final = 3
+_CUSTOMER_PREFIX: Final = 64
 _MAPPED_PREFIX: Final = 96  # ::ffff:0:0/96 holds the IPv4 addresses
 
 
@@ -35,12 +36,42 @@ def _networks(blocks: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(parse_network(block) for block in blocks)
 
 
+def are_within(blocks: Iterable[str], outer: Iterable[str]) -> bool:
+    """Whether each of the blocks lies in one of the outer ones."""
+    around = _networks(tuple(outer))
+    return all(any(_lies_in(block, network) for network in around) for block in _networks(tuple(blocks)))
+
+
+def _lies_in(block: Network, network: Network) -> bool:
+    return (
+        block.version == network.version and block.network_address in network and block.prefixlen >= network.prefixlen
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine itself."""
+    address = parse_address(host)
+    return address.is_loopback if address else f".{host.rstrip('.').lower()}".endswith(".localhost")
+
+
 def is_in(address: str | None, blocks: Iterable[str]) -> bool:
     """Whether the address lies in one of the blocks. What is no address lies nowhere."""
     parsed = parse_address(address) if address else None
     return parsed is not None and any(
         parsed.version == network.version and parsed in network for network in _networks(tuple(blocks))
     )
+
+
+@lru_cache(maxsize=4096)
+def household(address: str | None) -> str:
+    """Whom an address counts as where requests are counted: itself, or the /64 of an IPv6 address.
+
+    That is the least that one customer is given: by address it would have 2^64 budgets.
+    """
+    parsed = parse_address(address) if address else None
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((int(parsed), _CUSTOMER_PREFIX), strict=False))
+    return str(parsed) if parsed else address or "unknown"
 
 
 def client_address(peer: str | None, forwarded_for: str | None, trusted_proxies: Iterable[str]) -> str | None:

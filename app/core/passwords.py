@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from passlib.context import CryptContext
 from zxcvbn import zxcvbn
@@ -19,8 +21,13 @@ _MIN_SCORE: Final = 3
 _SCORED_LENGTH: Final = 72  # the time of zxcvbn grows with the square of the length
 _MIN_PERSONAL_LENGTH: Final = 3  # an "al@example.com" must not forbid every password with "al" in it
 
+_WORD: Final = re.compile(r"[^\W_]{3,}")
+_SERVICE: Final = "octopus"
+
 T = TypeVar("T")
 _threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="password")
+# One at a time: zxcvbn keeps the words of a call where every other call finds them.
+_scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score")
 
 
 class Verdict(NamedTuple):
@@ -35,20 +42,37 @@ def personal_words(email: str, username: str | None) -> list[str]:
     return [word for word in (email, email.partition("@")[0], username) if word]
 
 
-async def require_strong(password: str, *, personal: Iterable[str]) -> None:
+async def require_strong(password: str, *, personal: Iterable[str], full_name: str | None = None) -> None:
     """Refuse a password that is too easy to guess, saying what to do; `personal` is what it may not contain.
 
-    NIST SP 800-63B: length and guessability count, composition rules do not.
+    NIST SP 800-63B: length and guessability count, composition rules do not. The user's name and the words of the
+    service are what a guesser tries first, so they count for next to nothing.
     """
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise _weak(f"Use {MIN_LENGTH} to {MAX_LENGTH} characters.")
     known = [word.casefold() for word in personal if len(word) >= _MIN_PERSONAL_LENGTH]
     if any(word in password.casefold() for word in known):
         raise _weak("Do not use your e-mail address or username in the password.")
-    result = await _in_thread(lambda: zxcvbn(password[:_SCORED_LENGTH], user_inputs=known))
-    if result["score"] < _MIN_SCORE:
-        advice = " ".join(filter(None, [result["feedback"]["warning"], *result["feedback"]["suggestions"]]))
-        raise _weak(f"This password is easy to guess. {advice}".strip())
+    expected = [*known, *_words_of_service(), *_words(full_name or "")]
+    scored = asyncio.get_running_loop().run_in_executor(_scorer, zxcvbn, password[:_SCORED_LENGTH], expected)
+    if (result := await scored)["score"] < _MIN_SCORE:
+        raise _weak(" ".join(["This password is easy to guess.", *_advice(result)]))
+
+
+def _words_of_service() -> list[str]:
+    settings = get_settings()
+    host, issuer = urlsplit(settings.public_url).hostname or "", settings.jwt_issuer.casefold()
+    return list(dict.fromkeys([_SERVICE, host, issuer, *_words(host), *_words(issuer)]))
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _advice(result: dict[str, Any]) -> Iterable[str]:
+    if any(match.get("dictionary_name") == "user_inputs" for match in result["sequence"]):
+        yield "Leave out your name and the name of this service."
+    yield from filter(None, [result["feedback"]["warning"], *result["feedback"]["suggestions"]])
 
 
 async def hash_password(password: str) -> str:

@@ -1,6 +1,7 @@
 """Who is calling, whatever credential they used: a plain value that outlives the request."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 
@@ -23,9 +24,9 @@ class Principal:
     """One caller.
 
     `user_id` is the account it acts as: a user's own, the owner's for a personal key, none for a
-    service key. `credential_id` is the session or the key. `allowed_ips` and `rate_limit` are a key's own;
-    `plan_rate_limit` is that of the account's plan. `must_enrol`: its role needs a second factor, and without one it
-    holds nothing.
+    service key. `credential_id` is the session or the key. `allowed_ips`, `rate_limit` and `expires_at` are a
+    key's own; `plan_rate_limit` is that of the account's plan. `must_enrol`: its role needs a second factor, and
+    without one it holds nothing.
     """
 
     kind: PrincipalKind
@@ -38,6 +39,7 @@ class Principal:
     rate_limit: str | None = None
     plan_rate_limit: str | None = None
     must_enrol: bool = False
+    expires_at: datetime | None = None
 
     @classmethod
     def of_user(

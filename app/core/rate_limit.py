@@ -65,6 +65,12 @@ def is_rate(text: str) -> bool:
     return len(rates) == 1 and rates[0].amount > 0 and rates[0].multiples == 1 and rates[0].get_expiry() <= _DAY
 
 
+def is_at_most(rate: str, other: str) -> bool:
+    """Whether a rate allows no more per second than the other."""
+    one, two = _parsed(rate), _parsed(other)
+    return one.amount * two.get_expiry() <= two.amount * one.get_expiry()
+
+
 @lru_cache(maxsize=1024)
 def _parsed(rate: str) -> RateLimitItem:
     return parse(rate)

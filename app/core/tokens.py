@@ -96,7 +96,7 @@ class RefreshToken:
 
     The first secret is 256 random bits. Each following one is a keyed hash of the one before, so that a
     client which lost an answer can be given the same successor again without the server keeping it, and a
-    spent token of any age can be recognised by walking forward from it. Without the server's key a holder
+    spent token can be recognised by walking forward from it. Without the server's key a holder
     of a spent token can't take that walk.
     """
 
@@ -116,17 +116,20 @@ class RefreshToken:
 
     def successors(self) -> list["RefreshToken"]:
         """The next token, under the current key and then under each previous one."""
-        macs = get_settings().keyring.macs("refresh", f"{self.session_id}.{self.secret}".encode())
-        return [RefreshToken(self.session_id, base64.urlsafe_b64encode(mac).rstrip(b"=").decode()) for mac in macs]
+        keys = get_settings().keyring.derive("refresh")
+        return [RefreshToken(self.session_id, secret.decode()) for secret in _following(keys, str(self).encode())]
 
     def precedes(self, digest: bytes, *, within: int) -> bool:
-        """True when the token whose digest is given descends from this one in at most that many steps."""
-        generation = [self]
+        """True when the token whose digest is given descends from this one in at most that many steps.
+
+        A long walk belongs into a thread.
+        """
+        keys, prefix, secret = get_settings().keyring.derive("refresh"), self._prefix.encode(), self.secret.encode()
         for _ in range(within):
-            generation = [successor for token in generation for successor in token.successors()]
-            if any(hmac.compare_digest(token.digest, digest) for token in generation):
+            following = _following(keys, prefix + secret)
+            if any(hmac.compare_digest(hashlib.sha256(each).digest(), digest) for each in following):
                 return True
-            generation = generation[:1]  # only the newest key goes on; a rotation of secrets ends older walks
+            secret = following[0]  # only the newest key goes on; a rotation of secrets ends older walks
         return False
 
     @property
@@ -134,8 +137,17 @@ class RefreshToken:
         """What is stored. The secret has 256 random bits, so a plain hash is enough."""
         return hashlib.sha256(self.secret.encode()).digest()
 
+    @property
+    def _prefix(self) -> str:
+        return f"{self.session_id}."
+
     def __str__(self) -> str:
-        return f"{self.session_id}.{self.secret}"
+        return self._prefix + self.secret
+
+
+def _following(keys: Sequence[bytes], token: bytes) -> list[bytes]:
+    """The secret that follows the token, under each of the keys."""
+    return [base64.urlsafe_b64encode(hmac.digest(key, token, "sha256")).rstrip(b"=") for key in keys]
 
 
 def refresh_life() -> timedelta:

@@ -50,12 +50,19 @@ async def remove(api_key_id: ObjectId, *, owner_id: ObjectId | None) -> ApiKey:
     return removed
 
 
-async def deactivate_all(owner_id: ObjectId) -> None:
-    """Deactivate every key of a user."""
-    await ApiKey.get_pymongo_collection().update_many(
+async def deactivate_all(owner_id: ObjectId) -> int:
+    """Deactivate every key of a user. How many were active."""
+    result = await ApiKey.get_pymongo_collection().update_many(
         {"owner_id": owner_id, "is_active": True}, {"$set": {"is_active": False, "updated_at": utc_now()}}
     )
     after_commit(lambda: live_cache.forget(owner_id))
+    return result.modified_count
+
+
+async def count_usable(owner_id: ObjectId) -> int:
+    """How many keys of a user open its account today."""
+    lives = [{"expires_at": None}, {"expires_at": {"$gt": utc_now()}}]
+    return await ApiKey.find({"owner_id": owner_id, "is_active": True, "$or": lives}).count()
 
 
 def _reach(api_key_id: ObjectId, owner_id: ObjectId | None) -> Filter:

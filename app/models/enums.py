@@ -18,12 +18,14 @@ class MailKind(StrEnum):
     """Each has a template of that name in `app/templates/mail`."""
 
     ACCOUNT_LOCKED = "account_locked"
+    API_KEY_CREATED = "api_key_created"
     EMAIL_CHANGED = "email_changed"
     EMAIL_VERIFICATION = "email_verification"
     MFA_DISABLED = "mfa_disabled"
     MFA_ENABLED = "mfa_enabled"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password
     PASSWORD_RESET = "password_reset"  # noqa: S105 - no password
+    PASSWORD_RESET_DONE = "password_reset_done"  # noqa: S105 - no password
     RECOVERY_CODE_USED = "recovery_code_used"
 
 
@@ -45,6 +47,7 @@ class AuditAction(StrEnum):
     API_KEY_DEACTIVATED = "api_key:deactivated"
     API_KEY_DELETED = "api_key:deleted"
     API_KEY_UPDATED = "api_key:updated"
+    API_KEYS_DEACTIVATED = "api_keys:deactivated"
     CONVERSATION_CREATED = "conversation:created"
     CONVERSATION_DELETED = "conversation:deleted"
     CONVERSATION_UPDATED = "conversation:updated"

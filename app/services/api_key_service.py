@@ -4,17 +4,18 @@ from typing import Any, Final, NamedTuple
 
 from bson import ObjectId
 
-from app.core import key_format
+from app.core import key_format, key_limits
 from app.core.exceptions import ForbiddenError, InsufficientScopeError, InvalidRequestError
 from app.core.key_format import ParsedKey
+from app.core.key_limits import LIMITS
 from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import Scope, expand
 from app.crud import crud_api_key, crud_user
 from app.db.mongo import transactional
 from app.models.api_key import ApiKey
-from app.models.enums import AuditAction
+from app.models.enums import AuditAction, MailKind
 from app.schemas.api_key import ApiKeyCreate, ApiKeyUpdate
-from app.services import audit_service
+from app.services import audit_service, mail_service
 from app.services.auth_service import hash_key
 
 _ACTION_OF_ACTIVITY: Final[dict[bool | None, AuditAction]] = {
@@ -33,13 +34,19 @@ class CreatedKey(NamedTuple):
 async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
     """Create a service key as an administrator, a personal key as anybody else.
 
-    The text leaves with the result and is stored nowhere.
+    The text leaves with the result and is stored nowhere. A user is mailed of a key that is made in its session: it
+    outlives the session.
     """
     owner_id = by.owner_filter(Scope.ADMIN)
     _require_held(body.scopes, by=by)
+    properties = body.model_dump() | key_limits.inherited(by, given=body.model_fields_set)
+    key_limits.require_within(properties, by=by)
     parsed = key_format.new_key()
-    key = new_document(parsed, owner_id=owner_id, created_by=by.id, **body.model_dump())
+    key = new_document(parsed, owner_id=owner_id, created_by=by.id, **properties)
     await key.insert()
+    if owner_id is not None and by.kind is PrincipalKind.USER:
+        values = {"key": mail_service.harmless(key.name) or key.key_id, **mail_service.circumstances()}
+        await mail_service.enqueue(MailKind.API_KEY_CREATED, user_id=owner_id, values=values)
     await audit_service.record(
         AuditAction.API_KEY_CREATED, by=by, target=("api_key", key.id), name=key.name, scopes=key.scopes
     )
@@ -54,13 +61,18 @@ def new_document(parsed: ParsedKey, **properties: Any) -> ApiKey:
 async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> ApiKey:
     """Change a key's properties.
 
-    With itself a key can't be deactivated, narrowed or limited, and it does not touch a key that is stronger.
+    With itself a key can't be deactivated, narrowed or limited. It does not touch a key that is stronger, and gives
+    none wider limits, nor scopes or activity within wider limits, than its own.
     """
     changes = body.model_dump(exclude_unset=True)
     owner_id = by.owner_filter(Scope.ADMIN)
     if "scopes" in changes:
         _require_held(changes["scopes"], by=by)
-    await _require_reach(await crud_api_key.require(api_key_id, owner_id=owner_id), changes, by=by)
+    present = await crud_api_key.require(api_key_id, owner_id=owner_id)
+    await _require_reach(present, changes, by=by)
+    is_empowered = "scopes" in changes or changes.get("is_active")
+    limits = present.model_dump(include=set(LIMITS)) if is_empowered else {}
+    key_limits.require_within(limits | changes, by=by)
     key = await crud_api_key.change(api_key_id, changes, owner_id=owner_id)
     action = _ACTION_OF_ACTIVITY[changes.get("is_active")]
     await audit_service.record(action, by=by, target=("api_key", key.id), fields=sorted(changes))

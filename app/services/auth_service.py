@@ -102,6 +102,7 @@ async def _principal_of(key: ApiKey) -> Principal:
         rate_limit=key.rate_limit,
         plan_rate_limit=plan_rate,
         must_enrol=must_enrol,
+        expires_at=key.expires_at,
     )
 
 

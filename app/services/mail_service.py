@@ -67,6 +67,11 @@ def circumstances() -> dict[str, Any]:
     return {"at": f"{utc_now():%d %B %Y, %H:%M} UTC", "ip": current_context().client_ip or "an unknown address"}
 
 
+def harmless(name: str | None) -> str | None:
+    """The name, unless mail programs would make a link of it: whoever chose it may not be who reads the mail."""
+    return name if name and not _LINK_LIKE.search(name) else None
+
+
 async def send_forever() -> None:
     """Send what is in the outbox, and what comes, until cancelled."""
     _State.has_mail = asyncio.Event()
@@ -127,12 +132,11 @@ async def _send(mail: OutgoingMail, mailer: Mailer) -> None:
 
 
 def _name(user: User) -> str | None:
-    """How to greet it, without what mail programs would make a link of.
+    """How to greet it.
 
     None when its address is not verified: anyone may register a stranger's address, with a message as the name.
     """
-    names = (user.full_name, user.username) if user.is_verified else ()
-    return next((name for name in names if name and not _LINK_LIKE.search(name)), None)
+    return harmless(user.full_name) or harmless(user.username) if user.is_verified else None
 
 
 async def _recipient(mail: OutgoingMail) -> User | None:

@@ -5,7 +5,7 @@ from bson import ObjectId
 from app.core.clock import utc_now
 from app.core.passwords import hash_password, personal_words, require_strong
 from app.core.principal import ANONYMOUS
-from app.crud import crud_login_throttle, crud_one_time_token, crud_session, crud_user
+from app.crud import crud_api_key, crud_login_throttle, crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind, TokenPurpose
 from app.services import audit_service, link_service, mail_service
@@ -15,15 +15,16 @@ from app.services.credential_service import throttle_id
 async def reset(token: str, password: str) -> None:
     """Set a password by the link of a mail, which works once.
 
-    It ends every session, unlocks the account, and proves that the address is the user's. A password that is too weak
-    does not use up the link. `InvalidTokenError` when the link is none of ours, was used, or has expired.
+    It ends every session, switches off every key of the user's own, unlocks the account, and proves that the address
+    is the user's. A password that is too weak does not use up the link.
+    `InvalidTokenError` when the link is none of ours, was used, or has expired.
     """
     token_id = link_service.read(token, TokenPurpose.PASSWORD_RESET)
     found = await crud_one_time_token.find(token_id, TokenPurpose.PASSWORD_RESET)
     user = await crud_user.find(found.user_id) if found else None
     if user is None or not user.is_active:
         raise link_service.unusable()
-    await require_strong(password, personal=personal_words(user.email, user.username))
+    await require_strong(password, personal=personal_words(user.email, user.username), full_name=user.full_name)
     await _reset(token_id, await hash_password(password))
 
 
@@ -37,6 +38,9 @@ async def _reset(token_id: ObjectId, hashed_password: str) -> None:
     await crud_session.end_all(user.id)
     await crud_one_time_token.void_all(user.id, TokenPurpose.PASSWORD_RESET)
     await crud_login_throttle.clear(throttle_id(str(user.id)))
+    keys = await crud_api_key.deactivate_all(user.id)  # one of them may be a stranger's who knew the old password
+    if keys:
+        await audit_service.record(AuditAction.API_KEYS_DEACTIVATED, by=ANONYMOUS, target=("user", user.id), count=keys)
+    values = {"keys": keys, **mail_service.circumstances()}
+    await mail_service.enqueue(MailKind.PASSWORD_RESET_DONE, user_id=user.id, values=values)
     await audit_service.record(AuditAction.USER_PASSWORD_RESET, by=ANONYMOUS, target=("user", user.id))
-    values = mail_service.circumstances()
-    await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, values=values)

@@ -39,7 +39,8 @@ async def register(body: UserCreate, *, by: Principal, role: Role = Role.USER, *
     """
     if get_settings().registration == "closed" and not by.reaches_all(Scope.ADMIN):
         raise RegistrationClosedError
-    await require_strong(body.password, personal=personal_words(body.email, body.username))
+    personal = personal_words(body.email, body.username)
+    await require_strong(body.password, personal=personal, full_name=body.full_name)
     names = {name: getattr(body, name) for name in _KEY_OF}
     user = User(**_with_keys(names), hashed_password=await hash_password(body.password), role=role, **more)
     await _add(user, by=by)
@@ -87,7 +88,8 @@ async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
         changes["is_verified"] = False
     if "password" in asked:
         personal = personal_words(changes.get("email", user.email), changes.get("username", user.username))
-        await require_strong(asked["password"], personal=personal)
+        full_name = changes.get("full_name", user.full_name)
+        await require_strong(asked["password"], personal=personal, full_name=full_name)
         changes["hashed_password"] = await hash_password(asked["password"])
         changes["password_changed_at"] = utc_now()
     return changes
@@ -135,7 +137,8 @@ async def _follow_up(user: User, changes: dict[str, Any]) -> None:
     if "hashed_password" in changes:
         await crud_login_throttle.clear(throttle_id(str(user.id)))  # what was guessed at is gone
         await crud_one_time_token.void_all(user.id, TokenPurpose.PASSWORD_RESET)
-        await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=known, values=values)
+        told = {**values, "keys": await crud_api_key.count_usable(user.id)}
+        await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=known, values=told)
     if changes.get("email", user.email) != user.email:
         await crud_one_time_token.void_all(user.id, TokenPurpose.PASSWORD_RESET)
         if known is not None:

@@ -1,6 +1,6 @@
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ from app.core.scopes import Role
 from app.main import create_app
 from app.models.api_key import ApiKey
 from app.models.audit_event import AuditEvent
+from app.models.outgoing_mail import OutgoingMail
 from tests.commands import Commands
 from tests.conftest import Serve, client_of, no_event_can_be_written, running
 from tests.factories import StoredKey, make_api_key, make_signed_in, make_user
+from tests.mailbox import Mailbox, html_of, text_of
 
 API_KEYS = "/api/v1/api-keys"
 ME = "/api/v1/auth/me"
@@ -997,6 +999,55 @@ class TestAudit:
         assert await ApiKey.count() == 0
 
 
+class TestMail:
+    @pytest.fixture
+    async def client(self, serve: Serve, mailbox: Mailbox) -> AsyncIterator[AsyncClient]:
+        async with serve(smtp_url=mailbox.url) as client:
+            yield client
+
+    async def test_tells_the_owner_of_a_key_made_in_a_session(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_signed_in()
+
+        key = (await create(client, ada.headers, name="backup <b> of photos")).json()
+
+        mail = await mailbox.next()
+        assert (mail["To"], mail["Subject"]) == (ada.document.email, "An API key was made")
+        assert "\u201cbackup <b> of photos\u201d" in text_of(mail)
+        assert "from 127.0.0.1" in text_of(mail)
+        assert re.search(r" on \d\d \w+ 20\d\d, \d\d:\d\d UTC", text_of(mail))
+        assert "<b>" not in html_of(mail)
+        assert key["key"] not in mail.as_string()
+
+    @pytest.mark.parametrize("name", ["https://evil.example/verify", "www.evil.example", "call a@evil.example"])
+    async def test_names_no_key_that_would_be_a_link(self, client: AsyncClient, mailbox: Mailbox, name: str) -> None:
+        ada = await make_signed_in()
+
+        key = (await create(client, ada.headers, name=name)).json()
+
+        mail = await mailbox.next("An API key was made")
+        assert f"\u201c{key['key_id']}\u201d" in text_of(mail)
+        assert "evil" not in text_of(mail) + html_of(mail)
+
+    async def test_is_for_personal_keys_of_sessions_alone(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada, root = await make_signed_in(), await make_signed_in(role=Role.ADMIN)
+        maker = await make_api_key("api_keys:*", "read", owner=ada)
+        for headers in (maker.headers, root.headers, (await make_api_key("admin")).headers):
+            assert (await create(client, headers, name="quiet")).status_code == 201
+        assert await OutgoingMail.count() == 0
+
+        await create(client, ada.headers, name="loud")
+
+        assert "loud" in text_of(await mailbox.next())
+
+    async def test_is_sent_of_no_key_that_was_not_made(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+
+        async with no_event_can_be_written():
+            assert verdict(await create(client, ada.headers)) == (500, "internal_error")
+
+        assert await OutgoingMail.count() == 0
+
+
 class TestKeysOfASuperuser:
     @pytest.mark.parametrize("who", ["admin", "service"])
     @pytest.mark.parametrize(("method", "body"), [("PATCH", {"scopes": ["admin"]}), ("DELETE", None)])
@@ -1033,3 +1084,123 @@ class TestStrongerKeys:
 
         assert verdict(response) == (403, "insufficient_scope")
         assert (await stored(strong) or {})["is_active"] is False
+
+
+Make = Callable[..., Awaitable[StoredKey]]
+OFFICE = ["10.1.0.0/16", "2001:db8::/32"]
+LIMITS: dict[str, Any] = {"allowed_ips": OFFICE, "expires_at": "2031-01-01T00:00:00Z", "rate_limit": "60/minute"}
+BEYOND = [
+    ("allowed_ips", []),
+    ("allowed_ips", ["10.0.0.0/8"]),
+    ("allowed_ips", ["10.1.2.3", "192.0.2.7"]),
+    ("allowed_ips", ["::/0"]),
+    ("expires_at", None),
+    ("expires_at", "2031-01-01T00:00:00.001Z"),
+    ("rate_limit", None),
+    ("rate_limit", "61/minute"),
+    ("rate_limit", "2/second"),
+    ("rate_limit", "3601/hour"),
+]
+WITHIN = [
+    ("allowed_ips", ["10.1.2.3", "2001:db8:7::/48"]),
+    ("allowed_ips", ["::ffff:10.1.2.3"]),
+    ("expires_at", "2031-01-01T00:00:00Z"),
+    ("expires_at", "2030-12-31T00:00:00Z"),
+    ("rate_limit", "1/second"),
+    ("rate_limit", "3600/hour"),
+    ("rate_limit", "5/minute"),
+]
+
+
+@pytest.mark.parametrize("is_personal", [False, True], ids=["service", "personal"])
+class TestLimitsOfAMaker:
+    """A key that is limited makes no key, and changes none, that is less limited."""
+
+    @pytest.fixture
+    async def client(self, serve: Serve) -> AsyncIterator[AsyncClient]:
+        async with serve(address="10.1.2.3") as client:
+            yield client
+
+    @pytest.fixture
+    async def make(self, *, is_personal: bool) -> Make:
+        """Keys of the same owner, or of none."""
+        owner = await make_user() if is_personal else None
+
+        async def make(**limits: Any) -> StoredKey:
+            if isinstance(limits.get("expires_at"), str):
+                limits["expires_at"] = datetime.fromisoformat(limits["expires_at"])
+            scopes = ("api_keys:*", "read") if owner else ("admin",)
+            return await make_api_key(*scopes, owner=owner, **limits)
+
+        return make
+
+    async def test_are_inherited(self, client: AsyncClient, make: Make) -> None:
+        response = await create(client, (await make(**LIMITS)).headers)
+
+        assert response.status_code == 201
+        assert {name: response.json()[name] for name in LIMITS} == LIMITS
+
+    @pytest.mark.parametrize(("field", "value"), BEYOND)
+    async def test_are_not_exceeded_by_a_new_key(self, client: AsyncClient, make: Make, field: str, value: Any) -> None:
+        maker = await make(**LIMITS)
+
+        response = await create(client, maker.headers, **{field: value})
+
+        assert verdict(response) == (403, "forbidden")
+        assert response.json()["detail"] == f"`{field}` can't exceed that of the key you are using."
+        assert await ApiKey.count() == 1
+
+    @pytest.mark.parametrize(("field", "value"), WITHIN)
+    async def test_may_be_narrowed(self, client: AsyncClient, make: Make, field: str, value: Any) -> None:
+        maker, other = await make(**LIMITS), await make(**LIMITS)
+
+        created = await create(client, maker.headers, **{field: value})
+        changed = await client.patch(url_of(other), json={field: value}, headers=maker.headers)
+
+        assert (created.status_code, changed.status_code) == (201, 200)
+        assert created.json()[field] == changed.json()[field]
+        assert created.json()[field]
+
+    @pytest.mark.parametrize(("field", "value"), BEYOND)
+    async def test_are_not_exceeded_by_a_changed_key(
+        self, client: AsyncClient, make: Make, field: str, value: Any
+    ) -> None:
+        maker, other = await make(**LIMITS), await make(**LIMITS)
+        before = await stored(other)
+
+        response = await client.patch(url_of(other), json={"name": "new", field: value}, headers=maker.headers)
+
+        assert verdict(response) == (403, "forbidden")
+        assert field in response.json()["detail"]
+        assert await stored(other) == before
+
+    @pytest.mark.parametrize("field", list(LIMITS))
+    @pytest.mark.parametrize("act", [ACTIVATE, Act("PATCH", "", {"scopes": ["read"]})], ids=str)
+    async def test_let_it_give_no_power_to_a_key_that_is_less_limited(
+        self, client: AsyncClient, make: Make, act: Act, field: str
+    ) -> None:
+        maker, other = (
+            await make(**LIMITS),
+            await make(is_active=False, **{**LIMITS, field: [] if field == "allowed_ips" else None}),
+        )
+
+        assert verdict(await act.on(other, client, maker.headers)) == (403, "forbidden")
+
+        assert (await stored(other) or {})["is_active"] is False
+
+    @pytest.mark.parametrize("act", [RENAME, DEACTIVATE, DELETE, Act("PATCH", "", LIMITS)], ids=str)
+    async def test_let_it_take_power_from_a_key_that_is_less_limited(
+        self, client: AsyncClient, make: Make, act: Act
+    ) -> None:
+        maker, other = await make(**LIMITS), await make()
+
+        assert (await act.on(other, client, maker.headers)).status_code in {200, 204}
+
+    async def test_are_not_given_where_it_has_none(self, client: AsyncClient, make: Make) -> None:
+        maker, other = await make(), await make(**LIMITS)
+
+        created = await create(client, maker.headers)
+        changes: dict[str, Any] = {"allowed_ips": [], "expires_at": None, "rate_limit": None}
+        changed = await client.patch(url_of(other), json=changes, headers=maker.headers)
+
+        assert [{name: key.json()[name] for name in LIMITS} for key in (created, changed)] == [changes] * 2

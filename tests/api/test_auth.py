@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from httpx import AsyncClient, Response
 from app.core import live_cache
 from app.core.clock import utc_now
 from app.core.scopes import Role
+from app.core.tokens import RefreshToken
 from app.models.audit_event import AuditEvent
 from app.models.session import Session
 from app.models.user import User
@@ -466,6 +468,40 @@ class TestRefresh:
         assert {refusal(response) for response in responses} == {(401, "token_revoked")}
         assert (event.actor.id, event.target.kind, event.target.id) == (ada.id, "session", ada.session.id)
         assert event.outcome == "failure"
+
+    @pytest.mark.parametrize(("age", "code", "session"), [(2000, "token_revoked", 401), (2001, "invalid_token", 200)])
+    async def test_knows_a_spent_token_of_two_thousand_generations_ago(
+        self, client: AsyncClient, age: int, code: str, session: int
+    ) -> None:
+        ada = await make_signed_in()
+        present = RefreshToken.parse(ada.refresh_token)
+        assert present is not None
+        for _ in range(age):
+            (present,) = present.successors()
+        await ada.session.set({"refresh_digest": present.digest, "generation": age})
+
+        response = await refresh(client, ada.refresh_token)
+
+        assert refusal(response) == (401, code)
+        assert (await who_am_i(client, ada.access_token)).status_code == session
+
+    async def test_looks_for_a_forged_token_in_a_thread_and_not_for_ever(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada = await make_signed_in()
+        await ada.session.set({"generation": 1_000_000})
+        walks: list[tuple[bool, int]] = []
+
+        def walk(_: RefreshToken, __: bytes, *, within: int) -> bool:
+            walks.append((threading.current_thread() is threading.main_thread(), within))
+            return False
+
+        monkeypatch.setattr(RefreshToken, "precedes", walk)
+
+        response = await refresh(client, f"{ada.session.id}.{'A' * 43}")
+
+        assert refusal(response) == (401, "invalid_token")
+        assert walks == [(False, 2000)]
 
     async def test_leaves_the_session_alone_when_the_secret_is_forged(self, client: AsyncClient) -> None:
         ada = await make_signed_in()

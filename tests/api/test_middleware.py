@@ -11,11 +11,10 @@ from app.api.middleware import UnexpectedErrorMiddleware
 from app.core.config import Settings
 from app.main import create_app
 from tests.api.test_errors import assert_problem
-from tests.conftest import Serve
+from tests.conftest import PRODUCTION, Serve
 from tests.factories import PASSWORD, make_api_key, make_signed_in, make_user
 
 GENERATED_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
-PRODUCTION = {"environment": "production", "bootstrap_token": "a-token-of-the-operator"}
 ORIGIN = "https://app.example.com"
 Captured = pytest.CaptureFixture[str]
 

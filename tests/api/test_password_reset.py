@@ -16,7 +16,7 @@ from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.user import Mfa, User
 from tests.commands import Commands
-from tests.conftest import Serve
+from tests.conftest import Serve, no_event_can_be_written
 from tests.factories import PASSWORD, StoredUser, make_api_key, make_signed_in, make_user, sign_in
 from tests.mailbox import Mailbox, link_in, text_of, token_in
 
@@ -164,6 +164,50 @@ class TestReset:
         assert "127.0.0.1" in text_of(mail)
         assert NEW_PASSWORD not in text_of(mail)
 
+    async def test_switches_off_the_keys_and_says_how_to_switch_one_on(
+        self, client: AsyncClient, mailbox: Mailbox
+    ) -> None:
+        ada, ben = await make_user(), await make_user()
+        known, strange = await make_api_key("read", owner=ada), await make_api_key("read", owner=ada)
+        await make_api_key("read", owner=ada, is_active=False)
+        untouched = [await make_api_key("read", owner=ben), await make_api_key("read")]
+        keys = [known, strange, *untouched]
+        assert [await status_of(client, key.headers) for key in keys] == [200] * 4  # they are remembered
+
+        assert (await reset(client, await mailed_token(client, mailbox, ada))).status_code == 204
+
+        assert [await status_of(client, key.headers) for key in keys] == [401, 401, 200, 200]
+        text = text_of(await mailbox.next("Your password was changed"))
+        assert "Your API keys were switched off: 2." in text
+        assert "POST /api/v1/api-keys/ID/activate" in text
+        (event,) = await events("api_keys:deactivated")
+        assert (event.target.kind, event.target.id, event.details) == ("user", ada.id, {"count": 2})
+        headers = {"Authorization": f"Bearer {(await log_in(client, ada, NEW_PASSWORD)).json()['access_token']}"}
+        url = f"/api/v1/api-keys/{known.document.id}/activate"
+        assert (await client.post(url, headers=headers)).status_code == 200
+        assert [await status_of(client, key.headers) for key in (known, strange)] == [200, 401]
+
+    async def test_says_nothing_of_keys_where_there_are_none(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_user()
+        await make_api_key("read", owner=ada, is_active=False)
+
+        assert (await reset(client, await mailed_token(client, mailbox, ada))).status_code == 204
+
+        assert "API" not in text_of(await mailbox.next("Your password was changed"))
+        assert await events("api_keys:deactivated") == []
+
+    async def test_that_can_not_be_recorded_switches_off_no_key(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_user()
+        key = await make_api_key("read", owner=ada)
+        token = await mailed_token(client, mailbox, ada)
+
+        async with no_event_can_be_written():
+            assert refusal(await reset(client, token)) == (500, "internal_error")
+
+        assert await status_of(client, key.headers) == 200
+        assert (await reset(client, token)).status_code == 204
+        assert await status_of(client, key.headers) == 401
+
     async def test_unlocks_the_account(self, client: AsyncClient, mailbox: Mailbox) -> None:
         ada = await make_user()
         for _ in range(5):
@@ -217,6 +261,14 @@ class TestReset:
 
         for password in ("my-Rhinoceros-lagoon-19", "my-WALRUS77-lagoon-19"):
             assert refusal(await reset(client, token, password)) == (422, "weak_password")
+
+    async def test_refuses_a_password_of_the_name_and_little_else(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_user(full_name="Ada Vandersteen")
+
+        response = await reset(client, await mailed_token(client, mailbox, ada), "Vandersteen1815")
+
+        assert refusal(response) == (422, "weak_password")
+        assert "Leave out your name" in response.json()["errors"][0]["msg"]
 
     async def test_is_won_by_one_of_two_at_the_same_time(self, client: AsyncClient, mailbox: Mailbox) -> None:
         ada = await make_user()
@@ -332,7 +384,20 @@ class TestChange:
 
         assert [await status_of(client, each.headers) for each in (ada, other)] == [200, 401]
         assert (await log_in(client, ada, NEW_PASSWORD)).status_code == 200
-        assert (await mailbox.next())["Subject"] == "Your password was changed"
+        mail = await mailbox.next()
+        assert mail["Subject"] == "Your password was changed"
+        assert "API" not in text_of(mail)
+
+    async def test_leaves_the_keys_on_and_says_how_many_there_are(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_signed_in()
+        keys = [await make_api_key("read", owner=ada) for _ in range(2)]
+        await make_api_key("read", owner=ada, is_active=False)
+        await make_api_key("read")
+
+        assert (await self.change(client, ada.headers)).status_code == 204
+
+        assert [await status_of(client, key.headers) for key in keys] == [200, 200]
+        assert "API keys that still work: 2." in text_of(await mailbox.next())
 
     async def test_needs_the_present_password(self, client: AsyncClient, mailbox: Mailbox) -> None:
         ada = await make_signed_in()

@@ -11,6 +11,7 @@ from app.core.config import Settings
 from app.core.rate_limit import MemoryRateLimiter
 from app.core.scopes import Role
 from app.main import create_app
+from app.models.audit_event import AuditEvent
 from tests.api.test_errors import assert_problem
 from tests.conftest import SECRET, client_of, running
 from tests.factories import PASSWORD, make_api_key, make_conversation, make_signed_in, sign_in
@@ -144,6 +145,13 @@ class TestAnonymous:
 
         assert statuses([first, second]) == [200, 429]
 
+    async def test_of_ipv6_are_counted_by_the_network_that_one_customer_is_given(self, limit: Limit) -> None:
+        async with limit(rate_limit_anonymous="2/minute") as limited:
+            addresses = ("2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:3::1")
+            responses = [await limited.client(address).get("/") for address in addresses]
+
+        assert statuses(responses) == [200, 200, 429, 200]
+
 
 class TestPresentedCredentials:
     @pytest.mark.parametrize(
@@ -185,6 +193,15 @@ class TestPresentedCredentials:
 
         assert statuses(responses) == [401, 401, 401, 429]
         assert elsewhere.status_code == 401
+
+    async def test_of_one_ipv6_network_share_one_budget_and_are_recorded_by_address(self, limit: Limit) -> None:
+        async with limit(rate_limit_auth="2/minute") as limited:
+            addresses = ("2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:2::3")
+            responses = [await limited.client(address).post("/api/v1/auth/login", json=LOGIN) for address in addresses]
+            events = await AuditEvent.find({"action": "session:refused"}).sort("_id").to_list()
+
+        assert statuses(responses) == [401, 401, 429]
+        assert [event.ip for event in events] == ["2001:db8:1:2::1", "2001:db8:1:2::2"]
 
     async def test_are_counted_when_they_are_a_bootstrap_token(self, limit: Limit) -> None:
         async with limit(rate_limit_auth="2/minute", bootstrap_token="of-the-operator") as limited:

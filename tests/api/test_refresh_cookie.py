@@ -12,11 +12,10 @@ from httpx import AsyncClient, Response
 from app.core.clock import utc_now
 from app.models.session import Session
 from tests.api.signing_in import AUTH, bearer, events, log_in, outcome, refresh, warmed, who_am_i
-from tests.conftest import Serve
+from tests.conftest import PRODUCTION, Serve
 from tests.factories import SignedInUser, StoredUser, make_signed_in, make_user, sign_in
 
 PLAIN, SECURE = "octopus_refresh", "__Secure-octopus_refresh"
-PRODUCTION: dict[str, Any] = {"environment": "production", "bootstrap_token": "tok-9f2b7c41d8-3e"}
 STAGING: dict[str, Any] = {"environment": "staging"}
 APP = "https://app.example.com"
 EVIL = "https://evil.example.net"

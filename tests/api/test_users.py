@@ -173,6 +173,11 @@ class TestRegister:
 
         assert refusal(response) == (422, "weak_password")
 
+    async def test_refuses_a_password_that_is_the_name_and_little_else(self, client: AsyncClient) -> None:
+        response = await client.post(USERS, json=account(full_name="Ada Vandersteen", password="Vandersteen1815"))
+
+        assert refusal(response) == (422, "weak_password")
+
     async def test_refuses_a_password_that_contains_the_shortest_username(self, client: AsyncClient) -> None:
         response = await client.post(USERS, json=account(username="zoe", password="turnip-zoe-Lantern-42-orbit"))
 
@@ -880,10 +885,12 @@ class TestChangeOneself:
             {"password": "turnip-countess7-orbit"},
             {"password": "turnip-new.address-orbit", "email": "new.address@example.com"},
             {"password": "turnip-new.username-orbit", "username": "new.username"},
+            {"password": "Vandersteen1815"},
+            {"password": "Quillfeather1815", "full_name": "Ada Quillfeather"},
         ],
     )
     async def test_refuses_a_weak_new_password(self, client: AsyncClient, own: str, body: dict[str, str]) -> None:
-        ada = await make_signed_in(username="countess7")
+        ada = await make_signed_in(username="countess7", full_name="Ada Vandersteen")
 
         body = {**body, "current_password": ada.password}
         response = await client.patch(url_of(ada, own), json=body, headers=ada.headers)

@@ -18,6 +18,8 @@ SAFE: dict[str, Any] = {
     "encryption_keys": "7Vh1cX0rPq2dQm5T8sKjW3uYzLb6NfGa9HeRiOoUxCk=",
     "database_url": "mongodb://db.internal/octopus",
     "bootstrap_token": "tok-9f2b7c41d8-3e",
+    "smtp_url": "smtps://mail.example.com",
+    "public_url": "https://octopus.example.com",
 }
 
 Read = Callable[..., Settings]
@@ -132,6 +134,9 @@ class TestReading:
     def test_refuses_a_store_of_rates_that_it_does_not_have(self) -> None:
         assert re.search(r"(?m)^rate_limit_storage_url$", faults_of(rate_limit_storage_url="redis://host"))
 
+    def test_refuses_a_public_url_that_can_not_be_read(self) -> None:
+        assert re.search(r"(?m)^public_url$", faults_of(public_url="https://[octopus.example"))
+
     @pytest.mark.parametrize("block", ["proxy.example", "10.0.0.0/33", "10.0.0", "", "::1/129"])
     def test_refuses_a_proxy_that_is_no_address(self, block: str) -> None:
         assert re.search(r"(?m)^trusted_proxies$", faults_of(trusted_proxies=["10.0.0.1", block]))
@@ -218,12 +223,26 @@ class TestProduction:
             ({"bootstrap_token": "guess-me"}, "BOOTSTRAP_TOKEN"),
             ({"encryption_keys": ""}, "ENCRYPTION_KEYS"),
             ({"encryption_keys": "too-short"}, "ENCRYPTION_KEYS"),
+            ({"smtp_url": None}, "SMTP_URL"),
+            ({"smtp_url": "smtp://mail.example.com"}, "SMTP_URL"),
+            ({"public_url": "http://octopus.example.com"}, "PUBLIC_URL"),
+            ({"public_url": "http://localhost:8000"}, "PUBLIC_URL"),
+            ({"public_url": "https://localhost"}, "PUBLIC_URL"),
+            ({"public_url": "https://127.0.0.1:8443/base"}, "PUBLIC_URL"),
+            ({"public_url": "https://[::1]"}, "PUBLIC_URL"),
+            ({"public_url": "octopus.example.com"}, "PUBLIC_URL"),
+            ({"bcrypt_rounds": 9}, "BCRYPT_ROUNDS"),
+            ({"lockout_attempts": 21}, "LOCKOUT_ATTEMPTS"),
+            ({"access_token_expire_minutes": 1441}, "ACCESS_TOKEN_EXPIRE_MINUTES"),
         ],
     )
     def test_is_refused_for_each_fault_alone(self, fault: dict[str, Any], names: str) -> None:
         faults = faults_of(**{**SAFE, **fault})
 
-        variables = ("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN", "ENCRYPTION_KEYS")
+        variables = (
+            *("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN", "ENCRYPTION_KEYS", "SMTP_URL"),
+            *("PUBLIC_URL", "BCRYPT_ROUNDS", "LOCKOUT_ATTEMPTS", "ACCESS_TOKEN_EXPIRE_MINUTES"),
+        )
         assert [variable for variable in variables if variable in faults] == [names]
 
     @pytest.mark.parametrize("environment", ["development", "test", "staging"])
@@ -235,14 +254,25 @@ class TestProduction:
             encryption_keys=SAFE["encryption_keys"],
             debug=True,
             cors_origins=["*"],
+            smtp_url="smtp://mail.example.com",
+            bcrypt_rounds=4,
+            lockout_attempts=100,
+            access_token_expire_minutes=10_000,
         )
 
         assert settings.is_embedded
+
+    def test_accepts_the_bounds(self) -> None:
+        bounds: dict[str, Any] = {"bcrypt_rounds": 10, "lockout_attempts": 20, "access_token_expire_minutes": 1440}
+
+        assert Settings(_env_file=None, **SAFE, **bounds).lockout_attempts == 20
 
     def test_is_told_all_faults_at_once(self) -> None:
         faults = faults_of(environment="production", debug=True, cors_origins=["*"])
 
         for name in ("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN", "MASTER_API_KEY"):
+            assert name in faults
+        for name in ("SMTP_URL", "PUBLIC_URL"):
             assert name in faults
 
     def test_is_told_of_a_bad_master_key_beside_the_rest(self) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from app.core.network import client_address, is_in, parse_address, parse_network
+from app.core.network import are_within, client_address, household, is_in, parse_address, parse_network
 
 PROXIES = ["10.0.0.0/8", "fd00::/8"]
 
@@ -44,6 +44,46 @@ class TestParseNetwork:
     def test_refuses_anything_else(self, text: str) -> None:
         with pytest.raises(ValueError, match=r".+"):
             parse_network(text)
+
+
+class TestHousehold:
+    @pytest.mark.parametrize(
+        ("address", "counted_as"),
+        [
+            ("203.0.113.9", "203.0.113.9"),
+            ("::ffff:203.0.113.9", "203.0.113.9"),
+            ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+            ("2001:0DB8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+            ("::1", "::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("a socket", "a socket"),
+            (None, "unknown"),
+        ],
+    )
+    def test_is_what_one_customer_is_given(self, address: str | None, counted_as: str) -> None:
+        assert household(address) == counted_as
+
+
+class TestAreWithin:
+    OUTER = ("10.1.0.0/16", "192.0.2.7", "2001:db8::/32")
+
+    @pytest.mark.parametrize(
+        "blocks",
+        [
+            ["10.1.0.0/16"],
+            ["10.1.2.3", "10.1.128.0/17"],
+            ["192.0.2.7/32"],
+            ["::ffff:10.1.0.0/112"],
+            ["2001:db8::/32", "2001:db8:ffff::1"],
+        ],
+    )
+    def test_are_blocks_of_which_each_lies_in_one(self, blocks: list[str]) -> None:
+        assert are_within(blocks, self.OUTER)
+
+    @pytest.mark.parametrize("block", ["10.0.0.0/15", "10.0.0.0/8", "0.0.0.0/0", "192.0.2.6/31", "::/0", "2001:db9::1"])
+    def test_are_none_of_which_one_reaches_beyond(self, block: str) -> None:
+        assert not are_within(["10.1.2.3", block], self.OUTER)
 
 
 class TestIsIn:

@@ -1,6 +1,8 @@
 import asyncio
 import hashlib
+import sys
 import time
+from collections.abc import Iterator
 
 import bcrypt
 import pytest
@@ -12,6 +14,20 @@ from tests.core.active import activate
 
 GOOD = "quartz-Lemon-17-violin"
 LONG = "k9$Vq2!xTz" + "".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(16))
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.fixture(autouse=True)
+def _settings() -> None:
+    activate()
 
 
 class TestRequireStrong:
@@ -52,6 +68,44 @@ class TestRequireStrong:
 
     async def test_minds_no_name_of_a_few_letters(self) -> None:
         await require_strong("quartz-Lemon-al-17-violin", personal=["al", ""])
+
+    @pytest.mark.parametrize(
+        "password",
+        [
+            "Octopus2026",
+            "0ct0pus2026",
+            "octopus-1234",
+            "Tidewater2026",  # of the host
+            "id.tidewater.example",
+            "Quillfeather9",  # of the issuer
+            "Vandersteen1815",  # of the name
+            "marguerite-1815",
+        ],
+    )
+    async def test_refuses_what_is_little_more_than_a_word_of_the_context(self, password: str) -> None:
+        activate(public_url="https://id.tidewater.example:8443/octopus", jwt_issuer="https://quillfeather.example")
+
+        with pytest.raises(WeakPasswordError) as refusal:
+            await require_strong(password, personal=[], full_name="Marguerite Al Van-der Vandersteen")
+
+        message = str(refusal.value.errors[0]["msg"])
+        assert message.startswith("This password is easy to guess. Leave out your name and the name of this service.")
+        assert "Add another word or two." in message
+
+    @pytest.mark.parametrize(
+        "password", ["quillfeather2026", "vandersteen-1815-x", "tidewater-violin-9", "octopus quartz Lemon violin"]
+    )
+    async def test_minds_no_word_of_another_context_nor_among_others(self, password: str) -> None:
+        await require_strong(password, personal=[], full_name="Al Lovelace")
+
+    async def test_minds_in_a_crowd_the_words_of_each_alone(self, hasty_threads: None) -> None:  # noqa: ARG002
+        names = ["Vandersteen", "Marguerite"] * 100
+
+        verdicts = await asyncio.gather(
+            *(require_strong("vandersteen2815", personal=[], full_name=name) for name in names), return_exceptions=True
+        )
+
+        assert [isinstance(verdict, WeakPasswordError) for verdict in verdicts] == [True, False] * 100
 
     async def test_never_repeats_the_password(self) -> None:
         with pytest.raises(WeakPasswordError) as refusal:

@@ -1,6 +1,6 @@
 import pytest
 
-from app.core.rate_limit import MemoryRateLimiter, is_rate
+from app.core.rate_limit import MemoryRateLimiter, is_at_most, is_rate
 
 
 class Clock:
@@ -70,6 +70,21 @@ class TestHit:
         limiter.hit("1/minute", "login", "new")
 
         assert [len(counts) for _, counts in limiter._windows.values()] == [1]
+
+
+class TestIsAtMost:
+    @pytest.mark.parametrize(
+        ("rate", "other"),
+        [("60/minute", "60/minute"), ("1/second", "60/minute"), ("60/minute", "1/second"), ("5/day", "1/second")],
+    )
+    def test_compares_what_is_allowed_per_second(self, rate: str, other: str) -> None:
+        assert is_at_most(rate, other)
+
+    @pytest.mark.parametrize(
+        ("rate", "other"), [("61/minute", "1/second"), ("2/second", "60/minute"), ("86401/day", "1/second")]
+    )
+    def test_is_false_of_one_more(self, rate: str, other: str) -> None:
+        assert not is_at_most(rate, other)
 
 
 class TestSecondsUntil:

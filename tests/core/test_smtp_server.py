@@ -23,6 +23,7 @@ def settings_with(smtp_url: str, environment: str = "production") -> Settings:
         "encryption_keys": [ENCRYPTION_KEY],
         "database_url": "mongodb://db.internal/octopus",
         "bootstrap_token": "tok-9f2b7c41d8-3e",
+        "public_url": "https://octopus.example",
         "smtp_url": smtp_url,
     }
     return Settings(_env_file=None, **values)
@@ -119,6 +120,33 @@ class TestFaults:
 
         assert "SMTP_URL sends its password in clear" in fault
         assert PASSWORD not in fault
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "smtp://mail.example.com",  # TLS where the server has it is none where somebody between says it has none
+            "smtp://mail.example.com?starttls=0",
+            "smtp://10.0.0.25:25",
+            "smtp://[2001:db8::25]",
+            "smtp://localhost.example.com",
+            "smtp://nolocalhost",
+        ],
+    )
+    def test_of_mails_in_clear_refuse_production(self, url: str) -> None:
+        assert "SMTP_URL sends mails, and the links in them, in clear" in faults_of(url)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "smtp://mail.example.com?starttls=1",
+            "smtps://mail.example.com",
+            "smtp://localhost:25",
+            "smtp://mail.LOCALHOST",
+            "smtp://[::1]:25",
+        ],
+    )
+    def test_of_mails_in_clear_are_none_with_tls_or_on_one_machine(self, url: str) -> None:
+        assert settings_with(url).smtp_url is not None
 
     @pytest.mark.parametrize("environment", ["test", "staging"])
     def test_of_a_password_in_clear_may_be_elsewhere(self, environment: str) -> None:

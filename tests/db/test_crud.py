@@ -1,9 +1,10 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from bson import ObjectId
 
+from app.core.clock import utc_now
 from app.core.exceptions import (
     ConflictError,
     EmailTakenError,
@@ -252,9 +253,19 @@ class TestApiKeys:
             await make_api_key(owner=ada, is_active=is_active)
         await make_api_key(name="service")
 
-        await crud_api_key.deactivate_all(ada.id)
+        assert await crud_api_key.deactivate_all(ada.id) == 2
 
         assert [key.name for key in await ApiKey.find({"is_active": True}).to_list()] == ["service"]
+
+    async def test_are_counted_that_open_the_account(self) -> None:
+        ada, ben = await make_user(), await make_user()
+        hour = timedelta(hours=1)
+        for more in ({}, {"expires_at": utc_now() + hour}, {"expires_at": utc_now() - hour}, {"is_active": False}):
+            await make_api_key(owner=ada, **more)
+        await make_api_key(owner=ben)
+        await make_api_key(name="service")
+
+        assert await crud_api_key.count_usable(ada.id) == 2
 
 
 async def test_fact_is_recorded_once() -> None:

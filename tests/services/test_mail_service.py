@@ -47,6 +47,8 @@ VALUES: Final[Raw] = {
     "left": 9,
     "tries": 5,
     "new_email": "lovelace@example.com",
+    "keys": 3,
+    "key": "backup",
 }
 
 

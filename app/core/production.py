@@ -1,0 +1,63 @@
+"""What production refuses to start with, and what it only warns of."""
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from app.core.network import is_loopback
+from app.core.scopes import Role
+from app.core.smtp_server import SmtpServer
+
+if TYPE_CHECKING:
+    from app.core.config import Settings
+
+_MIN_TOKEN_LENGTH: Final = 16
+_MIN_ROUNDS: Final = 10
+_MAX_ATTEMPTS: Final = 20
+_MAX_ACCESS_MINUTES: Final = 24 * 60
+_POWERFUL: Final = (Role.ADMIN, Role.SUPERUSER)
+
+
+def faults_in_production(settings: "Settings") -> list[str]:
+    """Every reason not to start, in the words of the variables."""
+    checks = {
+        "DATABASE_URL=embedded is for development": settings.is_embedded,
+        "DEBUG is on": settings.debug,
+        f"BOOTSTRAP_TOKEN is shorter than {_MIN_TOKEN_LENGTH} characters": (
+            settings.bootstrap_token is not None
+            and len(settings.bootstrap_token.get_secret_value()) < _MIN_TOKEN_LENGTH
+        ),
+        "CORS_ORIGINS allows every origin": "*" in settings.cors_origins,
+        "neither BOOTSTRAP_TOKEN nor MASTER_API_KEY is set, so a stranger could bootstrap": (
+            settings.bootstrap_token is None and settings.master_api_key is None
+        ),
+        f"BCRYPT_ROUNDS is less than {_MIN_ROUNDS}": settings.bcrypt_rounds < _MIN_ROUNDS,
+        f"LOCKOUT_ATTEMPTS is more than {_MAX_ATTEMPTS}": settings.lockout_attempts > _MAX_ATTEMPTS,
+        f"ACCESS_TOKEN_EXPIRE_MINUTES is more than {_MAX_ACCESS_MINUTES}": (
+            settings.access_token_expire_minutes > _MAX_ACCESS_MINUTES
+        ),
+    }
+    faults = [fault for fault, is_true in checks.items() if is_true]
+    return faults + _faults_of_mail(settings) + _faults_of_public_url(settings.public_url)
+
+
+def roles_without_second_factor(settings: "Settings") -> list[Role]:
+    """The powerful roles that REQUIRE_MFA_FOR leaves out."""
+    return [role for role in _POWERFUL if role not in settings.require_mfa_for]
+
+
+def _faults_of_mail(settings: "Settings") -> list[str]:
+    if settings.smtp_url is None:
+        return ["SMTP_URL is missing, so nobody would get a mail"]
+    server = SmtpServer.parse(settings.smtp_url.get_secret_value())
+    if server.sends_password_in_clear:
+        return ["SMTP_URL sends its password in clear"]
+    if not server.is_tls and not server.starttls and not is_loopback(server.host):
+        return ["SMTP_URL sends mails, and the links in them, in clear; use smtps:// or ?starttls=1"]
+    return []
+
+
+def _faults_of_public_url(url: str) -> list[str]:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        return ["PUBLIC_URL is not https://"]
+    return ["PUBLIC_URL leads to the machine of whoever opens it"] if is_loopback(parts.hostname) else []
