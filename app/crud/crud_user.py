@@ -161,8 +161,10 @@ async def add_credits(user_id: ObjectId, amount: int, *, expected: Filter) -> Us
 
 
 async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | None:
-    """None when the account is no longer active with that password."""
+    """None when the account is no longer active with that password, or has a second factor that it had not."""
     where = {"_id": user.id, "is_active": True, "hashed_password": user.hashed_password}
+    if user.mfa is None:
+        where["mfa"] = None
     update = {"$set": {"last_login_at": at, "last_login_ip": ip}, "$inc": {"version": 1}}
     return await find_one_and_update(User, where, update)
 

@@ -25,6 +25,7 @@ class MailKind(StrEnum):
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password
     PASSWORD_RESET = "password_reset"  # noqa: S105 - no password
     RECOVERY_CODE_USED = "recovery_code_used"
+    SECOND_FACTOR_LOCKED = "second_factor_locked"
 
 
 class TokenPurpose(StrEnum):

@@ -16,8 +16,9 @@ from app.crud import crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind
 from app.models.user import Mfa, PendingMfa, User
-from app.services import audit_service, mail_service
-from app.services.credential_service import require_password, require_password_and_code
+from app.services import audit_service, mail_service, throttle_service
+from app.services.credential_service import WRONG_CODE, require_password, require_password_and_code
+from app.services.throttle_service import SECOND_FACTOR, Attempt
 
 _SET_UP_WITHIN: Final = timedelta(hours=1)
 
@@ -58,8 +59,11 @@ async def confirm(code: str, *, by: Principal) -> list[str]:
     pending = user.pending_mfa
     if pending is None or utc_now() - pending.created_at > _SET_UP_WITHIN:
         raise ConflictError("Set up an authenticator first, with POST /api/v1/auth/mfa/totp.")
+    attempt = Attempt(SECOND_FACTOR, user)
+    await attempt.begin()
     step = matching_step(get_settings().cipher.decrypt(pending.encrypted_secret).decode(), code.replace(" ", ""))
     if step is None:
+        await attempt.fail(WRONG_CODE)
         raise InvalidOtpError
     codes = new_recovery_codes()
     mfa = Mfa(
@@ -68,7 +72,12 @@ async def confirm(code: str, *, by: Principal) -> list[str]:
         confirmed_at=utc_now(),
         recovery_digests=_digests(user.id, codes),
     )
-    await _turn_on(user, mfa, by=by)
+    try:
+        await _turn_on(user, mfa, by=by)
+    except ConflictError:
+        await attempt.leave()
+        raise
+    await attempt.succeed()
     return codes
 
 
@@ -94,6 +103,7 @@ async def turn_off_for(user: User, *, by: Principal) -> None:
     """Turn it off without a code: for the operator, when a user has lost everything."""
     await crud_user.change(user.id, {"mfa": None, "pending_mfa": None}, expected={})
     await crud_session.unmark_second_factor(user.id)
+    await throttle_service.clear(user.id, SECOND_FACTOR)  # what was guessed at is gone
     await audit_service.record(AuditAction.MFA_DISABLED, by=by, target=("user", user.id))
     await mail_service.enqueue(MailKind.MFA_DISABLED, user_id=user.id, values=mail_service.circumstances())
 

@@ -16,14 +16,15 @@ from app.core.normalise import name_key
 from app.core.passwords import hash_password, personal_words, require_strong
 from app.core.principal import Principal
 from app.core.scopes import LOWEST_STAFF_LEVEL, Role, Scope
-from app.crud import crud_api_key, crud_login_throttle, crud_one_time_token, crud_session, crud_user
+from app.crud import crud_api_key, crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.deleted_user import DeletedUser
 from app.models.enums import AuditAction, MailKind, TokenPurpose
 from app.models.user import User
 from app.schemas.user import OwnUserUpdate, UserCreate, UserUpdate
-from app.services import audit_service, mail_service
-from app.services.credential_service import require_password, throttle_id
+from app.services import audit_service, mail_service, throttle_service
+from app.services.credential_service import require_password
+from app.services.throttle_service import SIGN_IN
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
@@ -129,7 +130,7 @@ async def _follow_up(user: User, changes: dict[str, Any]) -> None:
     """Void what rests on the old credentials, and mail the owner what has become of them, to the address it knows."""
     values = mail_service.circumstances()
     if "hashed_password" in changes:
-        await crud_login_throttle.clear(throttle_id(str(user.id)))  # what was guessed at is gone
+        await throttle_service.clear(user.id, SIGN_IN)  # what was guessed at is gone
         await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
         await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=user.email, values=values)
     if changes.get("email", user.email) != user.email:

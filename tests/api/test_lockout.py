@@ -383,16 +383,17 @@ class TestSecondFactor:
         assert asked == [(401, "mfa_required")] * 2
         assert outcome(response) == (200, None)
 
-    async def test_that_is_wrong_counts_like_a_wrong_password(self, client: AsyncClient) -> None:
+    async def test_that_is_wrong_is_no_wrong_password_and_clears_none(self, client: AsyncClient) -> None:
         ada = await make_user()
         phone = await enrol(client, ada)
-        await fail(client, ada, times=2)
-
+        await fail(client, ada, times=4)
         for _ in range(3):
             assert outcome(await log_in(client, ada, otp="000000")) == (401, "invalid_otp")
 
+        await fail(client, ada, times=1)
+
         assert outcome(await log_in(client, ada, otp=phone.recovery_codes[0])) == LOCKED
-        assert await reasons() == {"wrong password": 2, "wrong code": 3, "account is locked": 1}
+        assert await reasons() == {"wrong password": 5, "wrong code": 3, "account is locked": 1}
 
     async def test_that_is_right_clears_the_count(self, client: AsyncClient) -> None:
         ada = await make_user()
@@ -616,7 +617,7 @@ class TestNotice:
             "user",
             ada.id,
         )
-        assert event.details == {"tries": 5}
+        assert event.details == {"count": "sign-in", "tries": 5}
         assert await reasons() == {"wrong password": 5, "account is locked": 1}
 
     async def test_is_one_however_many_tried_at_once(self, client: AsyncClient) -> None:
