@@ -1,5 +1,6 @@
 from datetime import UTC, datetime
 
+from beanie import PydanticObjectId
 from pydantic import BaseModel, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
@@ -21,10 +22,11 @@ class Mfa(BaseModel):
 
 
 class PendingMfa(BaseModel):
-    """An authenticator that was set up and has not shown a code yet."""
+    """An authenticator that was set up and has not shown a code yet. Only the session that did so goes on with it."""
 
     encrypted_secret: bytes
     created_at: datetime
+    session_id: PydanticObjectId | None = None  # none in what was stored before it was kept: no session matches
 
 
 class User(BaseDocument):

@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
+from beanie import PydanticObjectId
 from bson import ObjectId
 from cryptography.fernet import InvalidToken
 
@@ -32,7 +33,7 @@ class SetUp(NamedTuple):
 
 
 async def prepare(current_password: str, *, by: Principal) -> SetUp:
-    """Make a secret for an authenticator. It counts once `confirm` was shown a code of it."""
+    """Make a secret for an authenticator. It counts once `confirm` was shown a code of it, in the same session."""
     user = await crud_user.require(by.signed_in_id)
     await require_password(user, current_password)
     secret = new_secret()
@@ -45,7 +46,8 @@ async def prepare(current_password: str, *, by: Principal) -> SetUp:
 async def _prepare(user: User, secret: str, *, by: Principal) -> None:
     if user.mfa_enabled:
         raise ConflictError("Two-factor authentication is on already. Turn it off first.")
-    pending = PendingMfa(encrypted_secret=get_settings().cipher.encrypt(secret.encode()), created_at=utc_now())
+    sealed = get_settings().cipher.encrypt(secret.encode())
+    pending = PendingMfa(encrypted_secret=sealed, created_at=utc_now(), session_id=PydanticObjectId(by.session_id))
     await crud_user.change(user.id, {"pending_mfa": pending.model_dump()}, expected={"mfa": None})
     await audit_service.record(AuditAction.MFA_PREPARED, by=by, target=("user", user.id))
 
@@ -57,7 +59,8 @@ async def confirm(code: str, *, by: Principal) -> list[str]:
     """
     user = await crud_user.require(by.signed_in_id)
     pending = user.pending_mfa
-    if pending is None or utc_now() - pending.created_at > _SET_UP_WITHIN:
+    is_ours = pending is not None and pending.session_id == by.session_id
+    if pending is None or not is_ours or utc_now() - pending.created_at > _SET_UP_WITHIN:
         raise ConflictError("Set up an authenticator first, with POST /api/v1/auth/mfa/totp.")
     attempt = Attempt(SECOND_FACTOR, user)
     await attempt.begin()

@@ -209,6 +209,19 @@ class TestConfirm:
     async def test_needs_a_set_up(self, client: AsyncClient) -> None:
         assert outcome(await confirm(client, await make_signed_in(), "123456")) == (409, "conflict")
 
+    async def test_belongs_to_the_session_that_set_it_up(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+        phone = await prepare(client, ada)
+
+        answers = [await confirm(client, elsewhere, code) for code in [phone.code(), *["000000"] * 6]]
+        unprepared = await confirm(client, await make_signed_in(), "000000")
+
+        assert {outcome(answer) for answer in answers} == {(409, "conflict")}
+        assert answers[0].json()["detail"] == unprepared.json()["detail"]
+        assert not await is_on(client, ada)
+        assert outcome(await confirm(client, ada, phone.code())) == (200, None)
+
     @pytest.mark.parametrize(("minutes", "expected"), [(59, (200, None)), (61, (409, "conflict"))])
     async def test_comes_within_an_hour(
         self, client: AsyncClient, minutes: int, expected: tuple[int, str | None]
