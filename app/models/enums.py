@@ -24,6 +24,7 @@ class MailKind(StrEnum):
     MFA_ENABLED = "mfa_enabled"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password
     PASSWORD_RESET = "password_reset"  # noqa: S105 - no password
+    REAUTHENTICATION_LOCKED = "reauthentication_locked"
     RECOVERY_CODE_USED = "recovery_code_used"
     SECOND_FACTOR_LOCKED = "second_factor_locked"
 

@@ -12,7 +12,7 @@ from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind
 from app.models.user import User
 from app.services import audit_service, mail_service
-from app.services.throttle_service import SECOND_FACTOR, SIGN_IN, Attempt
+from app.services.throttle_service import REAUTHENTICATION, SECOND_FACTOR, Attempt
 
 WRONG_CODE: Final = "wrong code"
 
@@ -30,12 +30,12 @@ async def check_password(attempt: Attempt, password: str) -> Verdict:
 async def require_password(user: User, password: str | None) -> None:
     """Let a signed-in user go on who knows its password.
 
-    A stolen session is no way to guess it: these tries count as those of signing in do.
+    A stolen session is no way to guess it: these tries are counted as those of signing in are, and apart from them.
     """
     wrong = InvalidCredentialsError("Give your current password in `current_password`.")
     if password is None:  # nothing was guessed
         raise wrong
-    attempt = Attempt(SIGN_IN, user, {"email_key": user.email_key})
+    attempt = Attempt(REAUTHENTICATION, user)
     await attempt.begin()
     try:
         await check_password(attempt, password)

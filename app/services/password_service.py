@@ -9,7 +9,7 @@ from app.crud import crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind, TokenPurpose
 from app.services import audit_service, link_service, mail_service, throttle_service
-from app.services.throttle_service import SIGN_IN
+from app.services.throttle_service import REAUTHENTICATION, SIGN_IN
 
 
 async def reset(token: str, password: str) -> None:
@@ -36,7 +36,7 @@ async def _reset(token_id: ObjectId, hashed_password: str) -> None:
     user = await crud_user.change(token.user_id, changes, expected={"email_key": token.email_key, "is_active": True})
     await crud_session.end_all(user.id)
     await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
-    await throttle_service.clear(user.id, SIGN_IN)
+    await throttle_service.clear(user.id, SIGN_IN, REAUTHENTICATION)
     await audit_service.record(AuditAction.USER_PASSWORD_RESET, by=ANONYMOUS, target=("user", user.id))
     values = mail_service.circumstances()
     await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, values=values)

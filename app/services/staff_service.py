@@ -10,7 +10,7 @@ from app.models.enums import AuditAction
 from app.models.user import User
 from app.schemas.staff import CreditsAdd, PlanChange
 from app.services import audit_service, throttle_service, user_service
-from app.services.throttle_service import SECOND_FACTOR, SIGN_IN
+from app.services.throttle_service import REAUTHENTICATION, SECOND_FACTOR, SIGN_IN
 
 
 @transactional
@@ -18,7 +18,7 @@ async def reset_limits(user_id: ObjectId, *, reason: str | None, by: Principal) 
     """Let the user go on today, whatever it has used up, and sign in, however often that has failed."""
     user = await _require_below(user_id, by=by)
     await crud_usage.reset_messages(user.id, day=crud_usage.day_of(utc_now()))
-    await throttle_service.clear(user.id, SIGN_IN, SECOND_FACTOR)
+    await throttle_service.clear(user.id, SIGN_IN, REAUTHENTICATION, SECOND_FACTOR)
     await audit_service.record(AuditAction.USER_LIMITS_RESET, by=by, target=("user", user.id), reason=reason)
     return user
 

@@ -41,6 +41,14 @@ class Count(NamedTuple):
 SIGN_IN: Final = Count(
     "sign-in", "", "account is locked", "Too many failed sign-ins. A new password unlocks.", MailKind.ACCOUNT_LOCKED
 )
+# Tries inside a session: what a stolen one guesses does not lock its owner out, nor strangers the owner in.
+REAUTHENTICATION: Final = Count(
+    "re-authentication",
+    "reauth ",
+    "passwords in sessions are locked",
+    "Too many wrong passwords. A new password by mail unlocks.",
+    MailKind.REAUTHENTICATION_LOCKED,
+)
 # Only who knows the password can guess here, so neither that nor a new password takes anything away.
 SECOND_FACTOR: Final = Count(
     "second factor",

@@ -24,7 +24,7 @@ from app.models.user import User
 from app.schemas.user import OwnUserUpdate, UserCreate, UserUpdate
 from app.services import audit_service, mail_service, throttle_service
 from app.services.credential_service import require_password
-from app.services.throttle_service import SIGN_IN
+from app.services.throttle_service import REAUTHENTICATION, SIGN_IN
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
@@ -130,7 +130,7 @@ async def _follow_up(user: User, changes: dict[str, Any]) -> None:
     """Void what rests on the old credentials, and mail the owner what has become of them, to the address it knows."""
     values = mail_service.circumstances()
     if "hashed_password" in changes:
-        await throttle_service.clear(user.id, SIGN_IN)  # what was guessed at is gone
+        await throttle_service.clear(user.id, SIGN_IN, REAUTHENTICATION)  # what was guessed at is gone
         await crud_one_time_token.remove_all(user.id, TokenPurpose.PASSWORD_RESET)
         await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=user.email, values=values)
     if changes.get("email", user.email) != user.email:

@@ -17,7 +17,7 @@ from app.services import credential_service
 from tests.api.signing_in import AUTH, WRONG, enrol, events, let_pass, log_in, outcome
 from tests.commands import Commands
 from tests.conftest import SECRET, Serve
-from tests.factories import PASSWORD, SignedInUser, StoredUser, make_signed_in, make_user
+from tests.factories import PASSWORD, SignedInUser, StoredUser, make_signed_in, make_user, sign_in
 from tests.mailbox import Mailbox, text_of, token_in
 from tests.test_server import Server
 
@@ -431,31 +431,74 @@ async def set_up_totp(client: AsyncClient, user: SignedInUser, password: str) ->
 
 @pytest.mark.parametrize("attempt", [patch_oneself, patch_by_id, change_password, delete_oneself, set_up_totp])
 class TestCurrentPassword:
-    async def test_counts_for_signing_in(self, client: AsyncClient, attempt: Try) -> None:
+    async def test_is_not_looked_at_after_five_wrong_ones(self, client: AsyncClient, attempt: Try) -> None:
         ada = await make_signed_in()
 
         answers = [outcome(await attempt(client, ada, WRONG)) for _ in range(5)]
+        response = await attempt(client, ada, ada.password)
 
         assert answers == [REFUSED] * 5
-        assert outcome(await log_in(client, ada)) == LOCKED
+        assert outcome(response) == LOCKED
+        assert 55 <= int(response.headers["retry-after"]) <= 60
+        assert await reasons() == {"wrong password": 5, "passwords in sessions are locked": 1}
 
-    async def test_is_not_looked_at_while_the_account_is_locked(self, client: AsyncClient, attempt: Try) -> None:
+    async def test_locks_nobody_out_by_being_wrong(self, client: AsyncClient, attempt: Try) -> None:
+        ada = await make_signed_in()
+
+        for _ in range(6):
+            await attempt(client, ada, WRONG)
+
+        assert outcome(await log_in(client, ada)) == (200, None)
+        assert outcome(await attempt(client, ada, ada.password)) == LOCKED
+
+    async def test_is_taken_while_signing_in_is_locked(self, client: AsyncClient, attempt: Try) -> None:
         ada = await make_signed_in()
         await fail(client, ada)
 
-        response = await attempt(client, ada, ada.password)
+        assert (await attempt(client, ada, ada.password)).is_success
 
-        assert outcome(response) == LOCKED
-        assert 55 <= int(response.headers["retry-after"]) <= 60
-        assert await reasons() == {"wrong password": 5, "account is locked": 1}
-
-    async def test_clears_the_count_when_it_is_right(self, client: AsyncClient, attempt: Try) -> None:
+    async def test_clears_its_count_when_it_is_right(self, client: AsyncClient, attempt: Try) -> None:
         ada = await make_signed_in()
-        await fail(client, ada, times=4)
+        for _ in range(4):
+            await attempt(client, ada, WRONG)
 
         assert (await attempt(client, ada, ada.password)).is_success
 
         assert await LoginThrottle.count() == 0
+
+
+class TestNewPassword:
+    @pytest.mark.parametrize("change", [change_password, patch_by_id])
+    async def test_unlocks_signing_in(self, client: AsyncClient, change: Try) -> None:
+        ada = await make_signed_in()
+        await fail(client, ada)
+
+        assert (await change(client, ada, ada.password)).is_success
+
+        assert outcome(await log_in(client, ada, "quartz-Lemon-17-violin")) == (200, None)
+        assert await LoginThrottle.count() == 0
+
+    async def test_by_mail_unlocks_the_sessions_too(self, serve: Serve, mailbox: Mailbox) -> None:
+        async with serve(smtp_url=mailbox.url) as client:
+            ada = await make_signed_in()
+            for _ in range(5):
+                await change_password(client, ada, WRONG)
+            await client.post(f"{AUTH}/password/forgot", json={"email": ada.document.email})
+            token = token_in(await mailbox.next("Reset your password"))
+            ada.password = "quartz-Lemon-17-violin"
+            body = {"token": token, "password": ada.password}
+            assert (await client.post(f"{AUTH}/password/reset", json=body)).is_success
+
+            assert (await set_up_totp(client, await sign_in(ada), ada.password)).is_success
+
+    async def test_is_what_it_takes_and_not_the_present_one(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await fail(client, ada, times=4)
+
+        assert (await set_up_totp(client, ada, ada.password)).is_success
+
+        await fail(client, ada, times=1)
+        assert outcome(await log_in(client, ada)) == LOCKED
 
 
 class TestCurrentPasswordThatIsMissing:
@@ -466,7 +509,8 @@ class TestCurrentPasswordThatIsMissing:
             response = await client.patch(f"{USERS}/me", json={"email": "b@example.com"}, headers=ada.headers)
             assert outcome(response) == REFUSED
 
-        assert outcome(await log_in(client, ada)) == (200, None)
+        assert await LoginThrottle.count() == 0
+        assert (await patch_oneself(client, ada, ada.password)).is_success
 
 
 class TestCrowd:
@@ -603,6 +647,23 @@ class TestNotice:
             notice = await mailbox.next()
 
         assert notice["To"] == ada.document.email
+
+    async def test_of_guesses_inside_a_session_is_another(self, serve: Serve, mailbox: Mailbox) -> None:
+        async with serve(smtp_url=mailbox.url, address="192.0.2.44") as client:
+            ada = await make_signed_in(email="ada@example.com")
+            for _ in range(6):
+                await change_password(client, ada, WRONG)
+
+            notice = await mailbox.next()
+            (event,) = await events("user:locked")
+
+        assert (notice["To"], notice["Subject"]) == (
+            "ada@example.com",
+            "Somebody is guessing your password on a device that is signed in",
+        )
+        assert "5 times" in text_of(notice)
+        assert "192.0.2.44" in text_of(notice)
+        assert (event.target.id, event.details) == (ada.id, {"count": "re-authentication", "tries": 5})
 
     async def test_is_recorded_with_the_failures_before_it(self, client: AsyncClient) -> None:
         ada = await make_user()

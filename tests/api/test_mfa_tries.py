@@ -196,11 +196,16 @@ class TestCount:
         staff = await make_signed_in(role="support", staff_level=2)
         ada, phone = await enrolled(client)
         await guess(client, ada)
+        ada.password, right = WRONG, ada.password
+        for _ in range(5):
+            await turn_off(client, ada, "000000")
+        ada.password = right
 
         response = await client.post(f"/api/v1/staff/users/{ada.id}/reset-limits", json={}, headers=staff.headers)
 
         assert response.is_success
         assert outcome(await log_in(client, ada, otp=phone.recovery_codes[0])) == (200, None)
+        assert (await turn_off(client, ada, phone.recovery_codes[1])).is_success
 
     async def test_counts_no_codes_without_a_second_factor(self, client: AsyncClient) -> None:
         ada = await make_user()
