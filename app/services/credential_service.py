@@ -45,8 +45,10 @@ async def require_password(user: User, password: str | None) -> None:
 
 
 async def require_password_and_code(user: User, password: str | None, otp: str | None) -> None:
-    """Let a signed-in user go on who knows its password and shows its second factor."""
+    """Let a signed-in user go on who knows its password and shows its second factor, if it has one."""
     await require_password(user, password)
+    if not user.mfa_enabled:
+        return
     if otp is None:
         raise MfaRequiredError
     attempt = Attempt(SECOND_FACTOR, user)

@@ -23,7 +23,7 @@ from app.models.enums import AuditAction, MailKind, TokenPurpose
 from app.models.user import User
 from app.schemas.user import OwnUserUpdate, UserCreate, UserUpdate
 from app.services import audit_service, mail_service, throttle_service
-from app.services.credential_service import require_password
+from app.services.credential_service import require_password_and_code
 from app.services.throttle_service import REAUTHENTICATION, SIGN_IN
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
@@ -67,17 +67,17 @@ async def update(
 ) -> User:
     """Change what the body names.
 
-    One's own e-mail address and password need the current password; a new address is unverified; a new password
-    ends the other sessions. Role and activity of others need an administrator of higher rank.
+    One's own e-mail address and password need the current password and the second factor; a new address is unverified;
+    a new password ends the other sessions. Role and activity of others need an administrator of higher rank.
     """
     user = await crud_user.require(user_id)
     asked = body.model_dump(exclude_unset=True)
-    current_password = asked.pop("current_password", None)
+    current_password, otp = asked.pop("current_password", None), asked.pop("otp", None)
     require_right_to_change(user, asked, by=by)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id and asked.keys() & _CREDENTIALS:
-        await require_password(user, current_password)
-        expected["hashed_password"] = user.hashed_password
+        await require_password_and_code(user, current_password, otp)
+        expected |= _as_proven(user)
     changes = await _changes(user, asked)
     return await change(user, changes, expected=expected, versions=versions, by=by)
 
@@ -144,19 +144,20 @@ async def delete(
     user_id: ObjectId,
     *,
     current_password: str | None,
+    otp: str | None = None,
     reason: str | None,
     versions: frozenset[int] | None,
     by: Principal,
 ) -> None:
     """Move an account to the deleted users. Its sessions and keys end at once, its names are free again.
 
-    Deleting oneself needs the current password; deleting others a higher rank.
+    Deleting oneself needs the current password and the second factor; deleting others a higher rank.
     """
     user = await crud_user.require(user_id)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id:
-        await require_password(user, current_password)
-        expected["hashed_password"] = user.hashed_password
+        await require_password_and_code(user, current_password, otp)
+        expected |= _as_proven(user)
     else:
         _require_reach(user, by=by)
     await _delete(user, expected=expected, reason=reason, versions=versions, by=by)
@@ -215,6 +216,11 @@ def require_right_to_assign(*roles: Role, by: Principal) -> None:
     """Refuse to let an account have one of the roles, or lose it."""
     if not by.is_superuser and any(role.rank >= Role.ADMIN.rank for role in roles):
         raise ForbiddenError("Only a superuser makes or demotes administrators and superusers.")
+
+
+def _as_proven(user: User) -> dict[str, Any]:
+    """What the user must still be like after proving who it is: of the same password, and of no second factor since."""
+    return {"hashed_password": user.hashed_password} | ({} if user.mfa_enabled else {"mfa": None})
 
 
 def _with_level(user: User, changes: dict[str, Any]) -> dict[str, Any]:

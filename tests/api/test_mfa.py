@@ -530,7 +530,8 @@ class TestPasswordAndCode:
         for _ in range(4):
             await act(client, ada, current_password=ada.password, otp="000000")
         body = {"email": "countess@example.com", "current_password": ada.password}
-        assert (await client.patch("/api/v1/users/me", json=body, headers=ada.headers)).is_success
+        refused = await client.patch("/api/v1/users/me", json=body, headers=ada.headers)
+        assert outcome(refused) == (401, "mfa_required")
 
         await act(client, ada, current_password=ada.password, otp="000000")
 
