@@ -171,8 +171,11 @@ async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | 
 
 async def mark_verified(user_id: ObjectId, *, email_key: str) -> bool:
     """False when the user has another address by now, or is gone."""
-    changes = {"$set": {"is_verified": True, "updated_at": utc_now()}, "$inc": {"version": 1}}
-    result = await User.get_pymongo_collection().update_one({"_id": user_id, "email_key": email_key}, changes)
+    now = utc_now()
+    first = {"first_verified_at": {"$ifNull": ["$first_verified_at", now]}}
+    changes = {"is_verified": True, **first, "updated_at": now, "version": {"$add": ["$version", 1]}}
+    where = {"_id": user_id, "email_key": email_key}
+    result = await User.get_pymongo_collection().update_one(where, [{"$set": changes}])
     return result.matched_count == 1
 
 

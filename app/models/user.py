@@ -43,6 +43,7 @@ class User(BaseDocument):
     staff_level: int | None = None
     is_active: bool = True
     is_verified: bool = False
+    first_verified_at: datetime | None = None  # when an address of it was, be it the present one or not
     mfa: Mfa | None = None
     pending_mfa: PendingMfa | None = None
     plan: Plan = Plan.FREE
@@ -73,6 +74,10 @@ class User(BaseDocument):
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
             IndexModel([("role", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="role_newest"),
         ]
+
+    @property
+    def was_ever_verified(self) -> bool:
+        return self.is_verified or self.first_verified_at is not None
 
     @property
     def mfa_enabled(self) -> bool:

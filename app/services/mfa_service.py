@@ -106,8 +106,13 @@ async def turn_off_for(user: User, *, by: Principal) -> None:
     """Turn it off without a code: for the operator, when a user has lost everything."""
     await crud_user.change(user.id, {"mfa": None, "pending_mfa": None}, expected={})
     await crud_session.unmark_second_factor(user.id)
+    await record_turned_off(user, by=by)
+
+
+async def record_turned_off(user: User, *, by: Principal, **details: Any) -> None:
+    """What follows from turning it off. Call it inside the transaction that does."""
     await throttle_service.clear(user.id, SECOND_FACTOR)  # what was guessed at is gone
-    await audit_service.record(AuditAction.MFA_DISABLED, by=by, target=("user", user.id))
+    await audit_service.record(AuditAction.MFA_DISABLED, by=by, target=("user", user.id), **details)
     await mail_service.enqueue(MailKind.MFA_DISABLED, user_id=user.id, values=mail_service.circumstances())
 
 
@@ -124,6 +129,8 @@ async def renew_recovery_codes(current_password: str, code: str | None, *, by: P
 async def _renew(user: User, changes: dict[str, Any], *, by: Principal) -> None:
     await crud_user.change(user.id, changes, expected={"mfa": {"$ne": None}})
     await audit_service.record(AuditAction.RECOVERY_CODES_RENEWED, by=by, target=("user", user.id))
+    values = mail_service.circumstances()
+    await mail_service.enqueue(MailKind.RECOVERY_CODES_RENEWED, user_id=user.id, values=values)
 
 
 async def encrypt_again() -> int:

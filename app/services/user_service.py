@@ -30,6 +30,8 @@ from app.services.throttle_service import REAUTHENTICATION, SIGN_IN
 _CREDENTIALS: Final = frozenset({"email", "password"})
 _REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits"})
 _RECORDED: Final[tuple[str, ...]] = ("role", "staff_level", "is_active", "plan", "limits", "credits")
+# What goes with another change, and is not named beside it in the audit trail.
+_UNNAMED: Final = frozenset({"hashed_password", "password_changed_at", "first_verified_at"})
 _KEY_OF: Final = {"email": "email_key", "username": "username_key", "full_name": "full_name_key"}
 
 
@@ -86,6 +88,8 @@ async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
     changes = _with_keys({name: value for name, value in asked.items() if name != "password"})
     if changes.get("email", user.email) != user.email:
         changes["is_verified"] = False
+        if user.is_verified and user.first_verified_at is None:  # verified before that was kept
+            changes["first_verified_at"] = utc_now()
     if "password" in asked:
         personal = personal_words(changes.get("email", user.email), changes.get("username", user.username))
         await require_strong(asked["password"], personal=personal)
@@ -116,7 +120,7 @@ async def change(
     if changes.keys() & _REPEATED_IN_SESSIONS:
         await crud_session.update_identity(changed)
     await _follow_up(user, changes)
-    fields = sorted(changes.keys() - {"hashed_password", "password_changed_at", *_KEY_OF.values()})
+    fields = sorted(changes.keys() - {*_UNNAMED, *_KEY_OF.values()})
     if "hashed_password" in changes:
         fields.append("password")
     details = {name: changes[name] for name in _RECORDED if name in changes}

@@ -496,6 +496,18 @@ class TestRenewal:
         (event,) = await events("recovery_codes:renewed")
         assert (event.actor.id, event.target.id) == (ada.id, ada.id)
 
+    async def test_is_told_without_the_codes(self, serve: Serve, mailbox: Mailbox) -> None:
+        async with serve(smtp_url=mailbox.url, address="192.0.2.44") as client:
+            ada = await make_signed_in(email="ada@example.com")
+            phone = await enrol(client, ada)
+            codes = (await renew(client, ada, current_password=ada.password, otp=phone.recovery_codes[0])).json()
+
+            mail = await mailbox.next("You have new recovery codes")
+
+        assert mail["To"] == "ada@example.com"
+        assert "192.0.2.44" in text_of(mail)
+        assert not [code for code in codes["recovery_codes"] if code in text_of(mail)]
+
 
 @pytest.mark.parametrize("act", [turn_off, renew])
 class TestPasswordAndCode:
