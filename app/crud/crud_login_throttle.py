@@ -46,6 +46,21 @@ async def mark_failed(throttle_id: bytes) -> None:
     await LoginThrottle.get_pymongo_collection().update_one({"_id": throttle_id}, {"$set": {"has_failed": True}})
 
 
+async def take_notice(notice_id: bytes, *, window: timedelta) -> bool:
+    """Whether the owner is to be told: of all who ask within the window, the first one is.
+
+    Kept as a try is, in a document of its own: a success in between does not make it forgotten.
+    """
+    now = utc_now()
+    is_fresh = {"$gt": ["$forgotten_at", now]}
+    forgotten_at = {"$cond": [is_fresh, "$forgotten_at", {"$add": [now, _ms(window)]}]}
+    notice = {"tries": 0, "tried_at": now, "has_failed": False, "locked_until": None, "forgotten_at": forgotten_at}
+    before = await LoginThrottle.get_pymongo_collection().find_one_and_update(
+        {"_id": notice_id}, [{"$set": notice}], upsert=True
+    )
+    return before is None or before["forgotten_at"] <= now
+
+
 async def give_back(throttle_id: bytes) -> None:
     """Take one try out of the count: it was no failure, and no success either.
 

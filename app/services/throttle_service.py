@@ -25,6 +25,8 @@ from app.services import audit_service, mail_service
 # Tries that are under way fill the count for a moment; one more waits so long to see whether they succeed.
 _UNDER_WAY: Final = timedelta(seconds=2)
 _LOOK_EVERY_SECONDS: Final = 0.1
+# Whoever locks an account again and again has its owner mailed no more often than this.
+_TOLD_EVERY: Final = timedelta(days=1)
 
 
 class Count(NamedTuple):
@@ -67,8 +69,8 @@ class Attempt:
         self.count = count
         self.user = user
         self.account = account
-        name = str(user.id) if user else str(sorted((account or {}).items()))
-        self.throttle_id = throttle_id(count.prefix + name)
+        self.name = count.prefix + (str(user.id) if user else str(sorted((account or {}).items())))
+        self.throttle_id = throttle_id(self.name)
         self.tries = 0
 
     async def begin(self) -> None:
@@ -106,15 +108,17 @@ class Attempt:
 
     @transactional
     async def fail(self, reason: str) -> None:
-        """Record the failure. The one that locks is told to the owner."""
+        """Record the failure. One that locks is told to the owner, once a day."""
         await self._refuse(reason)
-        if self.tries >= get_settings().lockout_attempts:
-            await crud_login_throttle.mark_failed(self.throttle_id)
+        if self.tries < get_settings().lockout_attempts:
+            return
+        await crud_login_throttle.mark_failed(self.throttle_id)
         if self.tries == get_settings().lockout_attempts:
+            await self._record_lock()
+        if await crud_login_throttle.take_notice(throttle_id(f"told {self.name}"), window=_TOLD_EVERY):
             await self._tell_of_lock()
 
-    async def _tell_of_lock(self) -> None:
-        """The same work whether there is such an account or not; the sender finds out."""
+    async def _record_lock(self) -> None:
         target = ("user", self.user.id if self.user else None)
         await audit_service.record(
             AuditAction.USER_LOCKED,
@@ -124,6 +128,9 @@ class Attempt:
             count=self.count.name,
             tries=self.tries,
         )
+
+    async def _tell_of_lock(self) -> None:
+        """The same work whether there is such an account or not; the sender finds out."""
         values = {"tries": self.tries, **mail_service.circumstances()}
         user_id = self.user.id if self.user and self.account is None else None
         await mail_service.enqueue(self.count.mail, user_id=user_id, account=self.account, values=values)

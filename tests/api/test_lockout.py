@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -476,7 +476,8 @@ class TestNewPassword:
         assert (await change(client, ada, ada.password)).is_success
 
         assert outcome(await log_in(client, ada, "quartz-Lemon-17-violin")) == (200, None)
-        assert await LoginThrottle.count() == 0
+        await fail(client, ada, times=4)
+        assert outcome(await log_in(client, ada, "quartz-Lemon-17-violin")) == (200, None)
 
     async def test_by_mail_unlocks_the_sessions_too(self, serve: Serve, mailbox: Mailbox) -> None:
         async with serve(smtp_url=mailbox.url) as client:
@@ -608,6 +609,14 @@ def count_checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return looked_at
 
 
+@pytest.fixture
+async def unsent(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncClient]:
+    """The application, whose mails stay in the outbox, to be counted there."""
+    monkeypatch.setattr("app.main.send_forever", asyncio.Event().wait)
+    async with serve() as client:
+        yield client
+
+
 class TestNotice:
     async def test_is_mailed_to_the_owner_once(self, serve: Serve, mailbox: Mailbox) -> None:
         async with serve(smtp_url=mailbox.url, address="192.0.2.44") as client:
@@ -626,6 +635,37 @@ class TestNotice:
         assert "5 failed attempts" in text_of(notice)
         assert "192.0.2.44" in text_of(notice)
         assert next_one["Subject"] != LOCK_MAIL
+
+    async def test_is_mailed_once_a_day_however_often_it_is_locked_anew(self, unsent: AsyncClient) -> None:
+        ada = await make_user()
+        for hours, mails in ((0, 1), (1, 1), (22, 1), (2, 2), (23, 2)):
+            await let_pass(hours=hours)
+            assert outcome(await log_in(unsent, ada)) == (200, None)
+            await fail(unsent, ada)
+            assert await OutgoingMail.find({"kind": "account_locked"}).count() == mails
+            await let_pass(minutes=2)
+        assert len(await events("user:locked")) == 5
+
+    async def test_is_one_for_each_kind_of_lock_and_each_account(self, unsent: AsyncClient) -> None:
+        ada, ben = await make_signed_in(), await make_user()
+        await fail(unsent, ada)
+        for _ in range(5):
+            await change_password(unsent, ada, WRONG)
+        await fail(unsent, ben)
+
+        mails = await OutgoingMail.find_all().sort("+_id").to_list()
+        assert [mail.kind for mail in mails] == ["account_locked", "reauthentication_locked", "account_locked"]
+        assert [mail.user_id for mail in mails] == [None, ada.id, None]
+
+    async def test_is_asked_for_once_a_day_also_for_who_is_not_there(self, unsent: AsyncClient) -> None:
+        body = {"username": "nobody", "password": WRONG}
+        for _ in range(2):
+            for _ in range(5):
+                assert outcome(await unsent.post(f"{AUTH}/login", json=body)) == REFUSED
+            await let_pass(minutes=17)
+
+        assert len(await events("user:locked")) == 2
+        assert await OutgoingMail.find({"kind": "account_locked"}).count() == 1
 
     async def test_reaches_who_was_tried_by_username(self, serve: Serve, mailbox: Mailbox) -> None:
         async with serve(smtp_url=mailbox.url) as client:

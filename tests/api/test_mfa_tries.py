@@ -12,6 +12,7 @@ from httpx import AsyncClient, Response
 from app.core.clock import utc_now
 from app.crud import crud_user
 from app.models.login_throttle import LoginThrottle
+from app.models.outgoing_mail import OutgoingMail
 from tests.api.signing_in import AUTH, WRONG, Phone, enrol, events, let_pass, log_in, outcome, prepare
 from tests.conftest import Serve
 from tests.factories import SignedInUser, StoredUser, make_signed_in, make_user
@@ -226,6 +227,22 @@ class TestNotice:
         assert mail["To"] == "ada@example.com"
         for said in ("5 wrong codes", "192.0.2.44", "knows your password", "change your password"):
             assert said in text_of(mail)
+
+    async def test_is_mailed_once_a_day_as_long_as_the_guessing_goes_on(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.main.send_forever", asyncio.Event().wait)  # the mails stay in the outbox
+        async with serve() as client:
+            ada, _ = await enrolled(client)
+            await guess(client, ada)
+            mails = []
+            for hours in (2, 21, 2, 2):
+                await let_pass(hours=hours)
+                await guess(client, ada, times=1)
+                mails.append(await OutgoingMail.find({"kind": "second_factor_locked"}).count())
+
+            assert mails == [1, 1, 2, 2]
+            assert len(await events("user:locked")) == 1
 
     async def test_is_recorded(self, client: AsyncClient) -> None:
         ada, _ = await enrolled(client)
