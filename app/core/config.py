@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     require_mfa_for: Annotated[tuple[Role, ...], NoDecode] = Field(
         (), description="Roles that need a second factor, comma-separated, such as admin,superuser"
     )
-    lockout_attempts: int = Field(5, ge=1, le=100, description="Failed sign-ins that lock an account")
+    lockout_attempts: int = Field(5, ge=1, le=100, description="Failed sign-ins that lock an account, and wrong codes that lock its second factor")
     lockout_window_minutes: int = Field(15, ge=1, description="After how long a failed sign-in is forgotten")
     deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")
 
