@@ -4,7 +4,7 @@ It asks for what is missing. For a pipeline: `--email ada@example.com --password
 A password is never an argument: other users of the machine can read those.
 
 `--reset-password` gives a superuser that exists a new password, ends its sessions and unlocks it.
-`--disable-mfa` turns its second factor off, when authenticator and recovery codes are lost.
+`--disable-mfa` turns the second factor of any account off, when authenticator and recovery codes are lost.
 """
 
 import argparse
@@ -51,8 +51,10 @@ async def _let_in(email: str, password: str | None, *, disable_mfa: bool) -> Non
     from app.services import mfa_service, user_service  # noqa: PLC0415
 
     user, operator = await crud_user.find_by_email_key(name_key(email)), Principal.system("create_superuser")
-    if user is None or not user.is_superuser:
-        sys.exit(f"There is no superuser with the address {email}.")
+    if user is None:
+        sys.exit(f"There is no account with the address {email}.")
+    if password is not None and not user.is_superuser:
+        sys.exit(f"{email} is no superuser; its owner can have a new password mailed.")
     if password is not None:
         await user_service.update(user.id, UserUpdate(password=password), versions=None, by=operator)
         print(f"{user.email} has a new password; its sessions have ended.")
@@ -78,7 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--username")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     parser.add_argument("--reset-password", action="store_true", help="give a superuser that exists a new password")
-    parser.add_argument("--disable-mfa", action="store_true", help="turn the second factor of a superuser off")
+    parser.add_argument("--disable-mfa", action="store_true", help="turn the second factor of an account off")
     return parser.parse_args()
 
 

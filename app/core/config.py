@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         (), description="Roles that need a second factor, comma-separated; production warns without admin,superuser"
     )
     lockout_attempts: int = Field(
-        5, ge=1, le=100, description="Failed sign-ins that lock an account; production: 20 or less"
+        5, ge=1, le=100, description="Failed sign-ins, or wrong codes, that lock; production: 20 or less"
     )
     lockout_window_minutes: int = Field(15, ge=1, description="After how long a failed sign-in is forgotten")
     deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")

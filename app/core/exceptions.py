@@ -189,9 +189,8 @@ class RateLimitedError(LimitReachedError):
 class AccountLockedError(LimitReachedError):
     code = "account_locked"
 
-    def __init__(self, retry_after: int) -> None:
-        message = f"Too many failed sign-ins. Try again in {retry_after} s, or reset the password."
-        super().__init__(message, retry_after=retry_after)
+    def __init__(self, retry_after: int, *, excess: str) -> None:
+        super().__init__(f"{excess} Try again in {retry_after} s.", retry_after=retry_after)
 
 
 class DailyLimitReachedError(LimitReachedError):

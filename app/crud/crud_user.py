@@ -161,16 +161,20 @@ async def add_credits(user_id: ObjectId, amount: int, *, expected: Filter) -> Us
 
 
 async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | None:
-    """None when the account is no longer active with that password."""
+    """None when the account is no longer active with that password, or has a second factor that it had not."""
     where = {"_id": user.id, "is_active": True, "hashed_password": user.hashed_password}
+    if user.mfa is None:
+        where["mfa"] = None
     update = {"$set": {"last_login_at": at, "last_login_ip": ip}, "$inc": {"version": 1}}
     return await find_one_and_update(User, where, update)
 
 
 async def mark_verified(user_id: ObjectId, *, email_key: str) -> User | None:
     """None when the user has another address by now, or is gone."""
-    changes = {"$set": {"is_verified": True, "updated_at": utc_now()}, "$inc": {"version": 1}}
-    return await find_one_and_update(User, {"_id": user_id, "email_key": email_key}, changes)
+    now = utc_now()
+    first = {"first_verified_at": {"$ifNull": ["$first_verified_at", now]}}
+    changes = {"is_verified": True, **first, "updated_at": now, "version": {"$add": ["$version", 1]}}
+    return await find_one_and_update(User, {"_id": user_id, "email_key": email_key}, [{"$set": changes}])
 
 
 async def spend_step(user_id: ObjectId, step: int) -> bool:

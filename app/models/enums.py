@@ -26,7 +26,10 @@ class MailKind(StrEnum):
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password
     PASSWORD_RESET = "password_reset"  # noqa: S105 - no password
     PASSWORD_RESET_DONE = "password_reset_done"  # noqa: S105 - no password
+    REAUTHENTICATION_LOCKED = "reauthentication_locked"
     RECOVERY_CODE_USED = "recovery_code_used"
+    RECOVERY_CODES_RENEWED = "recovery_codes_renewed"
+    SECOND_FACTOR_LOCKED = "second_factor_locked"
 
 
 class TokenPurpose(StrEnum):

@@ -5,7 +5,10 @@ from pymongo import ASCENDING, IndexModel
 
 
 class LoginThrottle(Document):
-    """The tries to sign in to one account, or to a name that no account has, that have not succeeded."""
+    """The tries of one kind at one account, or at a name that no account has, that have not succeeded.
+
+    Under an id of its own also that the owner was told of a lock, until it may be told again.
+    """
 
     id: bytes  # type: ignore[assignment]  # a keyed hash: who reads the database learns no names
     tries: int

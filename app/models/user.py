@@ -1,5 +1,6 @@
 from datetime import UTC, datetime
 
+from beanie import PydanticObjectId
 from pydantic import BaseModel, Field
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
@@ -21,10 +22,11 @@ class Mfa(BaseModel):
 
 
 class PendingMfa(BaseModel):
-    """An authenticator that was set up and has not shown a code yet."""
+    """An authenticator that was set up and has not shown a code yet. Only the session that did so goes on with it."""
 
     encrypted_secret: bytes
     created_at: datetime
+    session_id: PydanticObjectId | None = None  # none in what was stored before it was kept: no session matches
 
 
 class User(BaseDocument):
@@ -41,6 +43,7 @@ class User(BaseDocument):
     staff_level: int | None = None
     is_active: bool = True
     is_verified: bool = False
+    first_verified_at: datetime | None = None  # when an address of it was, be it the present one or not
     mfa: Mfa | None = None
     pending_mfa: PendingMfa | None = None
     plan: Plan = Plan.FREE
@@ -76,6 +79,10 @@ class User(BaseDocument):
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
             IndexModel([("role", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="role_newest"),
         ]
+
+    @property
+    def was_ever_verified(self) -> bool:
+        return self.is_verified or self.first_verified_at is not None
 
     @property
     def mfa_enabled(self) -> bool:

@@ -6,13 +6,14 @@ from pydantic import Field, StringConstraints
 
 from app.schemas.auth import Otp
 from app.schemas.base import RequestBody, ResponseBody
-from app.schemas.user import Email, Password
+from app.schemas.user import Email, OwnOtp, Password
 
 _Token = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class PasswordChange(RequestBody):
     current_password: Password
+    otp: OwnOtp | None = None
     password: Annotated[Password, Field(description="The new one")]
 
 

@@ -20,6 +20,7 @@ class ExportedUser(UserRead):
     limits: dict[str, int | None]
     credits: int
     password_changed_at: datetime
+    first_verified_at: datetime | None
     last_login_ip: str | None
 
 

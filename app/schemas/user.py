@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from app.core.plans import Plan
 from app.core.scopes import Role
+from app.schemas.auth import Otp
 from app.schemas.base import Name, PatchBody, RequestBody, ResourceRead, ResponseBody
 
 
@@ -22,6 +23,7 @@ Email = Annotated[str, StringConstraints(max_length=320), AfterValidator(_normal
 Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{3,32}$")]
 # The policy of passwords is `core/passwords.py`; here is only what keeps a body from being absurd.
 Password = Annotated[str, StringConstraints(max_length=4096)]
+OwnOtp = Annotated[Otp, Field(description="With `current_password`, where two-factor authentication is on")]
 
 
 class UserCreate(RequestBody):
@@ -32,7 +34,7 @@ class UserCreate(RequestBody):
 
 
 class UserUpdate(PatchBody):
-    """`current_password` is needed to change one's own e-mail address or password."""
+    """`current_password` is needed to change one's own e-mail address or password, with two-factor also `otp`."""
 
     clearable: ClassVar = frozenset({"username", "full_name"})
 
@@ -41,6 +43,7 @@ class UserUpdate(PatchBody):
     full_name: Name | None = None
     password: Password | None = None
     current_password: Password | None = None
+    otp: OwnOtp | None = None
     is_active: bool | None = None
     role: Role | None = None
 
@@ -53,12 +56,14 @@ class OwnUserUpdate(PatchBody):
     full_name: Name | None = None
     password: Password | None = None
     current_password: Password | None = None
+    otp: OwnOtp | None = None
 
 
 class UserDelete(RequestBody):
-    """`current_password` is needed to delete oneself."""
+    """`current_password` is needed to delete oneself, with two-factor authentication also `otp`."""
 
     current_password: Password | None = None
+    otp: OwnOtp | None = None
     reason: Annotated[Name | None, Field(description="Kept with the archived account")] = None
 
 

@@ -2,6 +2,7 @@
 
 from bson import ObjectId
 
+from app.core.clock import utc_now
 from app.core.exceptions import InvalidContentError
 from app.core.principal import Principal
 from app.core.scopes import LOWEST_STAFF_LEVEL, Role
@@ -22,6 +23,7 @@ async def create_user(body: AdminUserCreate, *, by: Principal) -> User:
         staff_level=body.staff_level or LOWEST_STAFF_LEVEL if is_support else None,
         plan=body.plan,
         is_verified=body.is_verified,
+        first_verified_at=utc_now() if body.is_verified else None,
     )
 
 

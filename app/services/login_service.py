@@ -10,6 +10,7 @@ from app.core.config import get_settings
 from app.core.context import current_context
 from app.core.exceptions import (
     AccountDisabledError,
+    AccountLockedError,
     EmailNotVerifiedError,
     InvalidCredentialsError,
     InvalidOtpError,
@@ -24,8 +25,9 @@ from app.models.enums import AuditAction
 from app.models.session import Session
 from app.models.user import User
 from app.services import audit_service
-from app.services.credential_service import Attempt, take_code
+from app.services.credential_service import WRONG_CODE, check_password, take_code
 from app.services.session_service import SignedIn, make_way, principal_of, tokens_of
+from app.services.throttle_service import SECOND_FACTOR, SIGN_IN, Attempt
 
 # Another login may renew the hash while this one checks against the old one: then it checks again.
 _ATTEMPTS: Final = 3
@@ -42,12 +44,13 @@ async def log_in(
     key = name_key(account)
     for _ in range(_ATTEMPTS):
         user = await (crud_user.find_by_email_key(key) if is_email else crud_user.find_by_username_key(key))
-        attempt = Attempt(user, {"email_key" if is_email else "username_key": key})
+        attempt = Attempt(SIGN_IN, user, {"email_key" if is_email else "username_key": key})
         await attempt.begin()
         present = await _authenticated(attempt, password)
         await _require_ready(attempt, present, otp)
         device = await asyncio.to_thread(device_of, current_context().user_agent)
-        if (signed_in := await _start_or_fail(attempt, present, otp, device, replaced)) is not None:
+        old = RefreshToken.parse(replaced or "")
+        if (signed_in := await _start_with_code(attempt, present, otp, device, old)) is not None:
             await attempt.succeed()
             return signed_in
         await attempt.leave()
@@ -56,7 +59,7 @@ async def log_in(
 
 async def _authenticated(attempt: Attempt, password: str) -> User:
     """The user, whose password it is; the hash renewed when it was made with other settings."""
-    verdict = await attempt.check_password(password)
+    verdict = await check_password(attempt, password)
     user = attempt.user
     if user is None:  # pragma: no cover - no password is right for nobody
         raise InvalidCredentialsError
@@ -77,19 +80,30 @@ async def _require_ready(attempt: Attempt, user: User, otp: str | None) -> None:
         raise MfaRequiredError
 
 
-async def _start_or_fail(
-    attempt: Attempt, user: User, otp: str | None, device: str | None, replaced: str | None
+async def _start_with_code(
+    attempt: Attempt, user: User, otp: str | None, device: str | None, replaced: RefreshToken | None
 ) -> SignedIn | None:
+    """Count the code, where one is needed, and start. A wrong one does not count as a wrong password."""
+    if not user.mfa_enabled:
+        return await _start(user, None, device, replaced)
+    codes = Attempt(SECOND_FACTOR, user)
     try:
-        return await _start(user, otp, device, RefreshToken.parse(replaced or ""))
-    except InvalidOtpError:
-        await attempt.fail("wrong code")
+        await codes.begin()
+        signed_in = await _start(user, otp, device, replaced)
+    except AccountLockedError:
+        await attempt.leave()
         raise
+    except InvalidOtpError:
+        await attempt.leave()
+        await codes.fail(WRONG_CODE)
+        raise
+    await (codes.leave() if signed_in is None else codes.succeed())
+    return signed_in
 
 
 @transactional
 async def _start(user: User, otp: str | None, device: str | None, replaced: RefreshToken | None) -> SignedIn | None:
-    """None when the account was deactivated, or given another hash, since the password was checked."""
+    """None when the account was deactivated, or given another hash or a second factor, since it was read."""
     now, context = utc_now(), current_context()
     # Written before the session, so that a change of role or a deactivation at this moment meets this transaction.
     present = await crud_user.mark_logged_in(user, at=now, ip=context.client_ip)

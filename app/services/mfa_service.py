@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
+from beanie import PydanticObjectId
 from bson import ObjectId
 from cryptography.fernet import InvalidToken
 
@@ -18,8 +19,9 @@ from app.crud.crud_encrypted_secret import Place
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind
 from app.models.user import Mfa, PendingMfa, User
-from app.services import audit_service, mail_service
-from app.services.credential_service import require_password, require_password_and_code
+from app.services import audit_service, mail_service, throttle_service
+from app.services.credential_service import WRONG_CODE, require_password, require_password_and_code
+from app.services.throttle_service import SECOND_FACTOR, Attempt
 
 _SET_UP_WITHIN: Final = timedelta(hours=1)
 
@@ -33,7 +35,7 @@ class SetUp(NamedTuple):
 
 
 async def prepare(current_password: str, *, by: Principal) -> SetUp:
-    """Make a secret for an authenticator. It counts once `confirm` was shown a code of it."""
+    """Make a secret for an authenticator. It counts once `confirm` was shown a code of it, in the same session."""
     user = await crud_user.require(by.signed_in_id)
     await require_password(user, current_password)
     secret = new_secret()
@@ -46,7 +48,8 @@ async def prepare(current_password: str, *, by: Principal) -> SetUp:
 async def _prepare(user: User, secret: str, *, by: Principal) -> None:
     if user.mfa_enabled:
         raise ConflictError("Two-factor authentication is on already. Turn it off first.")
-    pending = PendingMfa(encrypted_secret=get_settings().cipher.encrypt(secret.encode()), created_at=utc_now())
+    sealed = get_settings().cipher.encrypt(secret.encode())
+    pending = PendingMfa(encrypted_secret=sealed, created_at=utc_now(), session_id=PydanticObjectId(by.session_id))
     await crud_user.change(user.id, {"pending_mfa": pending.model_dump()}, expected={"mfa": None})
     await audit_service.record(AuditAction.MFA_PREPARED, by=by, target=("user", user.id))
 
@@ -58,10 +61,14 @@ async def confirm(code: str, *, by: Principal) -> list[str]:
     """
     user = await crud_user.require(by.signed_in_id)
     pending = user.pending_mfa
-    if pending is None or utc_now() - pending.created_at > _SET_UP_WITHIN:
+    is_ours = pending is not None and pending.session_id == by.session_id
+    if pending is None or not is_ours or utc_now() - pending.created_at > _SET_UP_WITHIN:
         raise ConflictError("Set up an authenticator first, with POST /api/v1/auth/mfa/totp.")
+    attempt = Attempt(SECOND_FACTOR, user)
+    await attempt.begin()
     step = matching_step(get_settings().cipher.decrypt(pending.encrypted_secret).decode(), code.replace(" ", ""))
     if step is None:
+        await attempt.fail(WRONG_CODE)
         raise InvalidOtpError
     codes = new_recovery_codes()
     mfa = Mfa(
@@ -70,7 +77,12 @@ async def confirm(code: str, *, by: Principal) -> list[str]:
         confirmed_at=utc_now(),
         recovery_digests=_digests(user.id, codes),
     )
-    await _turn_on(user, mfa, by=by)
+    try:
+        await _turn_on(user, mfa, by=by)
+    except ConflictError:
+        await attempt.leave()
+        raise
+    await attempt.succeed()
     return codes
 
 
@@ -96,7 +108,13 @@ async def turn_off_for(user: User, *, by: Principal) -> None:
     """Turn it off without a code: for the operator, when a user has lost everything."""
     await crud_user.change(user.id, {"mfa": None, "pending_mfa": None}, expected={})
     await crud_session.unmark_second_factor(user.id)
-    await audit_service.record(AuditAction.MFA_DISABLED, by=by, target=("user", user.id))
+    await record_turned_off(user, by=by)
+
+
+async def record_turned_off(user: User, *, by: Principal, **details: Any) -> None:
+    """What follows from turning it off. Call it inside the transaction that does."""
+    await throttle_service.clear(user.id, SECOND_FACTOR)  # what was guessed at is gone
+    await audit_service.record(AuditAction.MFA_DISABLED, by=by, target=("user", user.id), **details)
     await mail_service.enqueue(MailKind.MFA_DISABLED, user_id=user.id, values=mail_service.circumstances())
 
 
@@ -113,6 +131,8 @@ async def renew_recovery_codes(current_password: str, code: str | None, *, by: P
 async def _renew(user: User, changes: dict[str, Any], *, by: Principal) -> None:
     await crud_user.change(user.id, changes, expected={"mfa": {"$ne": None}})
     await audit_service.record(AuditAction.RECOVERY_CODES_RENEWED, by=by, target=("user", user.id))
+    values = mail_service.circumstances()
+    await mail_service.enqueue(MailKind.RECOVERY_CODES_RENEWED, user_id=user.id, values=values)
 
 
 async def encrypt_again() -> int:

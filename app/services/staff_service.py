@@ -4,13 +4,13 @@ from bson import ObjectId
 
 from app.core.clock import utc_now
 from app.core.principal import Principal
-from app.crud import crud_login_throttle, crud_session, crud_usage, crud_user
+from app.crud import crud_session, crud_usage, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction
 from app.models.user import User
 from app.schemas.staff import CreditsAdd, PlanChange
-from app.services import audit_service, user_service
-from app.services.credential_service import throttle_id
+from app.services import audit_service, throttle_service, user_service
+from app.services.throttle_service import REAUTHENTICATION, SECOND_FACTOR, SIGN_IN
 
 
 @transactional
@@ -18,7 +18,7 @@ async def reset_limits(user_id: ObjectId, *, reason: str | None, by: Principal) 
     """Let the user go on today, whatever it has used up, and sign in, however often that has failed."""
     user = await _require_below(user_id, by=by)
     await crud_usage.reset_messages(user.id, day=crud_usage.day_of(utc_now()))
-    await crud_login_throttle.clear(throttle_id(str(user.id)))
+    await throttle_service.clear(user.id, SIGN_IN, REAUTHENTICATION, SECOND_FACTOR)
     await audit_service.record(AuditAction.USER_LIMITS_RESET, by=by, target=("user", user.id), reason=reason)
     return user
 

@@ -16,19 +16,22 @@ from app.core.normalise import name_key
 from app.core.passwords import hash_password, personal_words, require_strong
 from app.core.principal import Principal
 from app.core.scopes import LOWEST_STAFF_LEVEL, Role, Scope
-from app.crud import crud_api_key, crud_login_throttle, crud_one_time_token, crud_session, crud_user
+from app.crud import crud_api_key, crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.deleted_user import DeletedUser
 from app.models.enums import AuditAction, MailKind, TokenPurpose
 from app.models.user import User
 from app.schemas.user import OwnUserUpdate, UserCreate, UserUpdate
-from app.services import audit_service, mail_service
-from app.services.credential_service import require_password, throttle_id
+from app.services import audit_service, mail_service, throttle_service
+from app.services.credential_service import require_password_and_code
+from app.services.throttle_service import REAUTHENTICATION, SIGN_IN
 
 # What proves who one is. Nobody changes it for somebody of the same or a higher rank.
 _CREDENTIALS: Final = frozenset({"email", "password"})
 _REPEATED_IN_SESSIONS: Final = frozenset({"username", "role", "staff_level", "plan", "limits", "is_verified"})
 _RECORDED: Final[tuple[str, ...]] = ("role", "staff_level", "is_active", "plan", "limits", "credits")
+# What goes with another change, and is not named beside it in the audit trail.
+_UNNAMED: Final = frozenset({"hashed_password", "password_changed_at", "first_verified_at"})
 _KEY_OF: Final = {"email": "email_key", "username": "username_key", "full_name": "full_name_key"}
 
 
@@ -67,17 +70,17 @@ async def update(
 ) -> User:
     """Change what the body names.
 
-    One's own e-mail address and password need the current password; a new address is unverified; a new password
-    ends the other sessions. Role and activity of others need an administrator of higher rank.
+    One's own e-mail address and password need the current password and the second factor; a new address is unverified;
+    a new password ends the other sessions. Role and activity of others need an administrator of higher rank.
     """
     user = await crud_user.require(user_id)
     asked = body.model_dump(exclude_unset=True)
-    current_password = asked.pop("current_password", None)
+    current_password, otp = asked.pop("current_password", None), asked.pop("otp", None)
     require_right_to_change(user, asked, by=by)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id and asked.keys() & _CREDENTIALS:
-        await require_password(user, current_password)
-        expected["hashed_password"] = user.hashed_password
+        await require_password_and_code(user, current_password, otp)
+        expected |= _as_proven(user)
     changes = await _changes(user, asked)
     return await change(user, changes, expected=expected, versions=versions, by=by)
 
@@ -86,6 +89,8 @@ async def _changes(user: User, asked: dict[str, Any]) -> dict[str, Any]:
     changes = _with_keys({name: value for name, value in asked.items() if name != "password"})
     if changes.get("email", user.email) != user.email:
         changes["is_verified"] = False
+        if user.is_verified and user.first_verified_at is None:  # verified before that was kept
+            changes["first_verified_at"] = utc_now()
     if "password" in asked:
         personal = personal_words(changes.get("email", user.email), changes.get("username", user.username))
         full_name = changes.get("full_name", user.full_name)
@@ -117,7 +122,7 @@ async def change(
     if changes.keys() & _REPEATED_IN_SESSIONS:
         await crud_session.update_identity(changed)
     await _follow_up(user, changes)
-    fields = sorted(changes.keys() - {"hashed_password", "password_changed_at", *_KEY_OF.values()})
+    fields = sorted(changes.keys() - {*_UNNAMED, *_KEY_OF.values()})
     if "hashed_password" in changes:
         fields.append("password")
     details = {name: changes[name] for name in _RECORDED if name in changes}
@@ -135,7 +140,7 @@ async def _follow_up(user: User, changes: dict[str, Any]) -> None:
     values = mail_service.circumstances()
     known = user.email if user.is_verified else None
     if "hashed_password" in changes:
-        await crud_login_throttle.clear(throttle_id(str(user.id)))  # what was guessed at is gone
+        await throttle_service.clear(user.id, SIGN_IN, REAUTHENTICATION)  # what was guessed at is gone
         await crud_one_time_token.void_all(user.id, TokenPurpose.PASSWORD_RESET)
         told = {**values, "keys": await crud_api_key.count_usable(user.id)}
         await mail_service.enqueue(MailKind.PASSWORD_CHANGED, user_id=user.id, to=known, values=told)
@@ -151,19 +156,20 @@ async def delete(
     user_id: ObjectId,
     *,
     current_password: str | None,
+    otp: str | None = None,
     reason: str | None,
     versions: frozenset[int] | None,
     by: Principal,
 ) -> None:
     """Move an account to the deleted users. Its sessions and keys end at once, its names are free again.
 
-    Deleting oneself needs the current password; deleting others a higher rank.
+    Deleting oneself needs the current password and the second factor; deleting others a higher rank.
     """
     user = await crud_user.require(user_id)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id:
-        await require_password(user, current_password)
-        expected["hashed_password"] = user.hashed_password
+        await require_password_and_code(user, current_password, otp)
+        expected |= _as_proven(user)
     else:
         _require_reach(user, by=by)
     await _delete(user, expected=expected, reason=reason, versions=versions, by=by)
@@ -222,6 +228,11 @@ def require_right_to_assign(*roles: Role, by: Principal) -> None:
     """Refuse to let an account have one of the roles, or lose it."""
     if not by.is_superuser and any(role.rank >= Role.ADMIN.rank for role in roles):
         raise ForbiddenError("Only a superuser makes or demotes administrators and superusers.")
+
+
+def _as_proven(user: User) -> dict[str, Any]:
+    """What the user must still be like after proving who it is: of the same password, and of no second factor since."""
+    return {"hashed_password": user.hashed_password} | ({} if user.mfa_enabled else {"mfa": None})
 
 
 def _with_level(user: User, changes: dict[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,7 @@ class TestContent:
             last_login_at=DAY,
             last_login_ip="192.0.2.1",
             password_changed_at=DAY,
+            first_verified_at=DAY,
             created_at=DAY,
             updated_at=DAY,
         )
@@ -132,6 +133,7 @@ class TestContent:
             "limits": {"daily_messages": 9},
             "credits": 7,
             "password_changed_at": "2026-03-01T00:00:00Z",
+            "first_verified_at": "2026-03-01T00:00:00Z",
             "last_login_ip": "192.0.2.1",
         }
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from app.services import credential_service
 from tests.api.signing_in import AUTH, WRONG, enrol, events, let_pass, log_in, outcome
 from tests.commands import Commands
 from tests.conftest import SECRET, Serve
-from tests.factories import PASSWORD, SignedInUser, StoredUser, make_signed_in, make_user
+from tests.factories import PASSWORD, SignedInUser, StoredUser, make_signed_in, make_user, sign_in
 from tests.mailbox import Mailbox, text_of, token_in
 from tests.test_server import Server
 
@@ -383,16 +383,17 @@ class TestSecondFactor:
         assert asked == [(401, "mfa_required")] * 2
         assert outcome(response) == (200, None)
 
-    async def test_that_is_wrong_counts_like_a_wrong_password(self, client: AsyncClient) -> None:
+    async def test_that_is_wrong_is_no_wrong_password_and_clears_none(self, client: AsyncClient) -> None:
         ada = await make_user()
         phone = await enrol(client, ada)
-        await fail(client, ada, times=2)
-
+        await fail(client, ada, times=4)
         for _ in range(3):
             assert outcome(await log_in(client, ada, otp="000000")) == (401, "invalid_otp")
 
+        await fail(client, ada, times=1)
+
         assert outcome(await log_in(client, ada, otp=phone.recovery_codes[0])) == LOCKED
-        assert await reasons() == {"wrong password": 2, "wrong code": 3, "account is locked": 1}
+        assert await reasons() == {"wrong password": 5, "wrong code": 3, "account is locked": 1}
 
     async def test_that_is_right_clears_the_count(self, client: AsyncClient) -> None:
         ada = await make_user()
@@ -430,31 +431,75 @@ async def set_up_totp(client: AsyncClient, user: SignedInUser, password: str) ->
 
 @pytest.mark.parametrize("attempt", [patch_oneself, patch_by_id, change_password, delete_oneself, set_up_totp])
 class TestCurrentPassword:
-    async def test_counts_for_signing_in(self, client: AsyncClient, attempt: Try) -> None:
+    async def test_is_not_looked_at_after_five_wrong_ones(self, client: AsyncClient, attempt: Try) -> None:
         ada = await make_signed_in()
 
         answers = [outcome(await attempt(client, ada, WRONG)) for _ in range(5)]
+        response = await attempt(client, ada, ada.password)
 
         assert answers == [REFUSED] * 5
-        assert outcome(await log_in(client, ada)) == LOCKED
+        assert outcome(response) == LOCKED
+        assert 55 <= int(response.headers["retry-after"]) <= 60
+        assert await reasons() == {"wrong password": 5, "passwords in sessions are locked": 1}
 
-    async def test_is_not_looked_at_while_the_account_is_locked(self, client: AsyncClient, attempt: Try) -> None:
+    async def test_locks_nobody_out_by_being_wrong(self, client: AsyncClient, attempt: Try) -> None:
+        ada = await make_signed_in()
+
+        for _ in range(6):
+            await attempt(client, ada, WRONG)
+
+        assert outcome(await log_in(client, ada)) == (200, None)
+        assert outcome(await attempt(client, ada, ada.password)) == LOCKED
+
+    async def test_is_taken_while_signing_in_is_locked(self, client: AsyncClient, attempt: Try) -> None:
         ada = await make_signed_in()
         await fail(client, ada)
 
-        response = await attempt(client, ada, ada.password)
+        assert (await attempt(client, ada, ada.password)).is_success
 
-        assert outcome(response) == LOCKED
-        assert 55 <= int(response.headers["retry-after"]) <= 60
-        assert await reasons() == {"wrong password": 5, "account is locked": 1}
-
-    async def test_clears_the_count_when_it_is_right(self, client: AsyncClient, attempt: Try) -> None:
+    async def test_clears_its_count_when_it_is_right(self, client: AsyncClient, attempt: Try) -> None:
         ada = await make_signed_in()
-        await fail(client, ada, times=4)
+        for _ in range(4):
+            await attempt(client, ada, WRONG)
 
         assert (await attempt(client, ada, ada.password)).is_success
 
         assert await LoginThrottle.count() == 0
+
+
+class TestNewPassword:
+    @pytest.mark.parametrize("change", [change_password, patch_by_id])
+    async def test_unlocks_signing_in(self, client: AsyncClient, change: Try) -> None:
+        ada = await make_signed_in()
+        await fail(client, ada)
+
+        assert (await change(client, ada, ada.password)).is_success
+
+        assert outcome(await log_in(client, ada, "quartz-Lemon-17-violin")) == (200, None)
+        await fail(client, ada, times=4)
+        assert outcome(await log_in(client, ada, "quartz-Lemon-17-violin")) == (200, None)
+
+    async def test_by_mail_unlocks_the_sessions_too(self, serve: Serve, mailbox: Mailbox) -> None:
+        async with serve(smtp_url=mailbox.url) as client:
+            ada = await make_signed_in()
+            for _ in range(5):
+                await change_password(client, ada, WRONG)
+            await client.post(f"{AUTH}/password/forgot", json={"email": ada.document.email})
+            token = token_in(await mailbox.next("Reset your password"))
+            ada.password = "quartz-Lemon-17-violin"
+            body = {"token": token, "password": ada.password}
+            assert (await client.post(f"{AUTH}/password/reset", json=body)).is_success
+
+            assert (await set_up_totp(client, await sign_in(ada), ada.password)).is_success
+
+    async def test_is_what_it_takes_and_not_the_present_one(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        await fail(client, ada, times=4)
+
+        assert (await set_up_totp(client, ada, ada.password)).is_success
+
+        await fail(client, ada, times=1)
+        assert outcome(await log_in(client, ada)) == LOCKED
 
 
 class TestCurrentPasswordThatIsMissing:
@@ -465,7 +510,8 @@ class TestCurrentPasswordThatIsMissing:
             response = await client.patch(f"{USERS}/me", json={"email": "b@example.com"}, headers=ada.headers)
             assert outcome(response) == REFUSED
 
-        assert outcome(await log_in(client, ada)) == (200, None)
+        assert await LoginThrottle.count() == 0
+        assert (await patch_oneself(client, ada, ada.password)).is_success
 
 
 class TestCrowd:
@@ -563,6 +609,14 @@ def count_checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return looked_at
 
 
+@pytest.fixture
+async def unsent(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncClient]:
+    """The application, whose mails stay in the outbox, to be counted there."""
+    monkeypatch.setattr("app.main.send_forever", asyncio.Event().wait)
+    async with serve() as client:
+        yield client
+
+
 class TestNotice:
     async def test_is_mailed_to_the_owner_once(self, serve: Serve, mailbox: Mailbox) -> None:
         async with serve(smtp_url=mailbox.url, address="192.0.2.44") as client:
@@ -581,6 +635,37 @@ class TestNotice:
         assert "5 failed attempts" in text_of(notice)
         assert "192.0.2.44" in text_of(notice)
         assert next_one["Subject"] != LOCK_MAIL
+
+    async def test_is_mailed_once_a_day_however_often_it_is_locked_anew(self, unsent: AsyncClient) -> None:
+        ada = await make_user()
+        for hours, mails in ((0, 1), (1, 1), (22, 1), (2, 2), (23, 2)):
+            await let_pass(hours=hours)
+            assert outcome(await log_in(unsent, ada)) == (200, None)
+            await fail(unsent, ada)
+            assert await OutgoingMail.find({"kind": "account_locked"}).count() == mails
+            await let_pass(minutes=2)
+        assert len(await events("user:locked")) == 5
+
+    async def test_is_one_for_each_kind_of_lock_and_each_account(self, unsent: AsyncClient) -> None:
+        ada, ben = await make_signed_in(), await make_user()
+        await fail(unsent, ada)
+        for _ in range(5):
+            await change_password(unsent, ada, WRONG)
+        await fail(unsent, ben)
+
+        mails = await OutgoingMail.find_all().sort("+_id").to_list()
+        assert [mail.kind for mail in mails] == ["account_locked", "reauthentication_locked", "account_locked"]
+        assert [mail.user_id for mail in mails] == [None, ada.id, None]
+
+    async def test_is_asked_for_once_a_day_also_for_who_is_not_there(self, unsent: AsyncClient) -> None:
+        body = {"username": "nobody", "password": WRONG}
+        for _ in range(2):
+            for _ in range(5):
+                assert outcome(await unsent.post(f"{AUTH}/login", json=body)) == REFUSED
+            await let_pass(minutes=17)
+
+        assert len(await events("user:locked")) == 2
+        assert await OutgoingMail.find({"kind": "account_locked"}).count() == 1
 
     async def test_reaches_who_was_tried_by_username(self, serve: Serve, mailbox: Mailbox) -> None:
         async with serve(smtp_url=mailbox.url) as client:
@@ -603,6 +688,23 @@ class TestNotice:
 
         assert notice["To"] == ada.document.email
 
+    async def test_of_guesses_inside_a_session_is_another(self, serve: Serve, mailbox: Mailbox) -> None:
+        async with serve(smtp_url=mailbox.url, address="192.0.2.44") as client:
+            ada = await make_signed_in(email="ada@example.com")
+            for _ in range(6):
+                await change_password(client, ada, WRONG)
+
+            notice = await mailbox.next()
+            (event,) = await events("user:locked")
+
+        assert (notice["To"], notice["Subject"]) == (
+            "ada@example.com",
+            "Somebody is guessing your password on a device that is signed in",
+        )
+        assert "5 times" in text_of(notice)
+        assert "192.0.2.44" in text_of(notice)
+        assert (event.target.id, event.details) == (ada.id, {"count": "re-authentication", "tries": 5})
+
     async def test_is_recorded_with_the_failures_before_it(self, client: AsyncClient) -> None:
         ada = await make_user()
 
@@ -616,7 +718,7 @@ class TestNotice:
             "user",
             ada.id,
         )
-        assert event.details == {"tries": 5}
+        assert event.details == {"count": "sign-in", "tries": 5}
         assert await reasons() == {"wrong password": 5, "account is locked": 1}
 
     async def test_is_one_however_many_tried_at_once(self, client: AsyncClient) -> None:

@@ -209,6 +209,19 @@ class TestConfirm:
     async def test_needs_a_set_up(self, client: AsyncClient) -> None:
         assert outcome(await confirm(client, await make_signed_in(), "123456")) == (409, "conflict")
 
+    async def test_belongs_to_the_session_that_set_it_up(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        elsewhere = await sign_in(ada)
+        phone = await prepare(client, ada)
+
+        answers = [await confirm(client, elsewhere, code) for code in [phone.code(), *["000000"] * 6]]
+        unprepared = await confirm(client, await make_signed_in(), "000000")
+
+        assert {outcome(answer) for answer in answers} == {(409, "conflict")}
+        assert answers[0].json()["detail"] == unprepared.json()["detail"]
+        assert not await is_on(client, ada)
+        assert outcome(await confirm(client, ada, phone.code())) == (200, None)
+
     @pytest.mark.parametrize(("minutes", "expected"), [(59, (200, None)), (61, (409, "conflict"))])
     async def test_comes_within_an_hour(
         self, client: AsyncClient, minutes: int, expected: tuple[int, str | None]
@@ -483,6 +496,18 @@ class TestRenewal:
         (event,) = await events("recovery_codes:renewed")
         assert (event.actor.id, event.target.id) == (ada.id, ada.id)
 
+    async def test_is_told_without_the_codes(self, serve: Serve, mailbox: Mailbox) -> None:
+        async with serve(smtp_url=mailbox.url, address="192.0.2.44") as client:
+            ada = await make_signed_in(email="ada@example.com")
+            phone = await enrol(client, ada)
+            codes = (await renew(client, ada, current_password=ada.password, otp=phone.recovery_codes[0])).json()
+
+            mail = await mailbox.next("You have new recovery codes")
+
+        assert mail["To"] == "ada@example.com"
+        assert "192.0.2.44" in text_of(mail)
+        assert not [code for code in codes["recovery_codes"] if code in text_of(mail)]
+
 
 @pytest.mark.parametrize("act", [turn_off, renew])
 class TestPasswordAndCode:
@@ -517,7 +542,8 @@ class TestPasswordAndCode:
         for _ in range(4):
             await act(client, ada, current_password=ada.password, otp="000000")
         body = {"email": "countess@example.com", "current_password": ada.password}
-        assert (await client.patch("/api/v1/users/me", json=body, headers=ada.headers)).is_success
+        refused = await client.patch("/api/v1/users/me", json=body, headers=ada.headers)
+        assert outcome(refused) == (401, "mfa_required")
 
         await act(client, ada, current_password=ada.password, otp="000000")
 

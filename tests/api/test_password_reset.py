@@ -231,7 +231,7 @@ class TestReset:
         secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
         encrypted = get_settings().cipher.encrypt(secret.encode())
         mfa = Mfa(encrypted_secret=encrypted, last_step=0, confirmed_at=utc_now(), recovery_digests=[])
-        ada = await make_user(mfa=mfa)
+        ada = await make_user(mfa=mfa, is_verified=True)
 
         await reset(client, await mailed_token(client, mailbox, ada))
 

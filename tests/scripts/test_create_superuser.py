@@ -12,6 +12,7 @@ from app.core import live_cache
 from app.core.clock import utc_now
 from app.core.scopes import Role
 from app.models.user import Mfa
+from tests.api.signing_in import enrol, log_in
 from tests.conftest import SECRET
 from tests.factories import PASSWORD, make_signed_in, make_user
 
@@ -167,13 +168,37 @@ class TestLettingIn:
             ("mfa:disabled", "create_superuser"),
         ]
 
-    @pytest.mark.parametrize("option", ["--reset-password", "--disable-mfa"])
-    @pytest.mark.parametrize("email", ["ada@example.com", "nobody@example.com"])
-    async def test_is_for_superusers_only(self, run: Run, users: Any, option: str, email: str) -> None:
+    @pytest.mark.parametrize("role", [Role.USER, Role.ADMIN])
+    async def test_turns_the_second_factor_of_anybody_off_and_forgets_the_wrong_codes(
+        self, run: Run, client: AsyncClient, role: Role
+    ) -> None:
+        ada = await make_user(role=role, email="ada@example.com")
+        await enrol(client, ada)
+        for _ in range(6):
+            response = await log_in(client, ada, otp="000000")
+        assert response.json()["code"] == "account_locked"
+
+        ended = run("--email", "ada@example.com", "--disable-mfa")
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert (await log_in(client, ada)).status_code == 200
+        again = await enrol(client, ada)
+        assert (await log_in(client, ada, otp=again.recovery_codes[0])).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("email", "options"),
+        [
+            ("ada@example.com", ["--reset-password"]),
+            ("ada@example.com", ["--reset-password", "--disable-mfa"]),
+            ("nobody@example.com", ["--reset-password"]),
+            ("nobody@example.com", ["--disable-mfa"]),
+        ],
+    )
+    async def test_gives_nobody_else_a_new_password(self, run: Run, users: Any, email: str, options: list[str]) -> None:
         await make_user(role=Role.ADMIN, email="ada@example.com", mfa=SECOND_FACTOR)
         before = users.find_one()
 
-        ended = run("--email", email, option, "--password-stdin", typed=f"{NEW_PASSWORD}\n")
+        ended = run("--email", email, *options, "--password-stdin", typed=f"{NEW_PASSWORD}\n")
 
         assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
         assert users.find_one() == before

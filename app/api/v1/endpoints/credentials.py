@@ -32,8 +32,8 @@ _ON_ITS_WAY: Final = MailRequested(message="If there is such an account, a mail 
 
 @router.post("/password/change", **NO_CONTENT)
 async def change_password(body: PasswordChange, caller: Caller) -> None:
-    """Change your password. All other sessions end."""
-    changes = OwnUserUpdate(password=body.password, current_password=body.current_password)
+    """Change your password. With two-factor authentication it needs a code too. All other sessions end."""
+    changes = OwnUserUpdate.model_validate(body.model_dump(exclude_none=True))
     await user_service.update(caller.signed_in_id, changes, versions=None, by=caller)
 
 

@@ -33,7 +33,7 @@ async def get_own_profile(request: Request, me: UsersReader) -> Response:
 @router.put("/me", response_model=UserRead, name="put_own_profile")
 @router.patch("/me", response_model=UserRead)
 async def update_own_profile(request: Request, body: OwnUserUpdate, me: UsersWriter, versions: IfMatch) -> Response:
-    """Change your own profile. A new e-mail address or password needs `current_password`."""
+    """Change your own profile. A new e-mail address or password needs `current_password`, and `otp` if that is on."""
     spend_if_presented(request, body.current_password)
     user = await user_service.update(me.account_id, body, versions=versions, by=me)
     return tagged(request, UserRead.model_validate(user), version=user.version)
@@ -41,11 +41,9 @@ async def update_own_profile(request: Request, body: OwnUserUpdate, me: UsersWri
 
 @router.delete("/me", **NO_CONTENT)
 async def delete_own_account(request: Request, body: UserDelete, me: UsersWriter, versions: IfMatch) -> None:
-    """Delete your own account. It needs `current_password`."""
+    """Delete your own account. It needs `current_password`, and `otp` where two-factor authentication is on."""
     spend_if_presented(request, body.current_password)
-    await user_service.delete(
-        me.account_id, current_password=body.current_password, reason=body.reason, versions=versions, by=me
-    )
+    await user_service.delete(me.account_id, **dict(body), versions=versions, by=me)
 
 
 @router.get("/username/{username}", response_model=UserCard, dependencies=[ANONYMOUS_RATE])
@@ -79,9 +77,7 @@ async def delete_user(
     """Delete a user. The account can be restored for some time; its names are free at once."""
     body = body or UserDelete()
     spend_if_presented(request, body.current_password)
-    await user_service.delete(
-        user_id, current_password=body.current_password, reason=body.reason, versions=versions, by=writer
-    )
+    await user_service.delete(user_id, **dict(body), versions=versions, by=writer)
 
 
 @router.get("", response_model=list[UserRead])
