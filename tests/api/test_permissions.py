@@ -164,6 +164,11 @@ async def api_key_id(scene: Scene) -> ObjectId:
 
 
 @place
+async def name(_: Scene) -> str:
+    return "purge_deleted_users"
+
+
+@place
 async def item_id(scene: Scene) -> ObjectId:
     return (await make_item(scene.owner)).id
 
