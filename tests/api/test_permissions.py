@@ -164,11 +164,6 @@ async def api_key_id(scene: Scene) -> ObjectId:
 
 
 @place
-async def name(_: Scene) -> str:
-    return "purge_deleted_users"
-
-
-@place
 async def item_id(scene: Scene) -> ObjectId:
     return (await make_item(scene.owner)).id
 
@@ -176,6 +171,11 @@ async def item_id(scene: Scene) -> ObjectId:
 @place
 async def conversation_id(scene: Scene) -> ObjectId:
     return (await make_conversation(scene.owner)).id
+
+
+@place
+async def name(_: Scene) -> str:
+    return "purge_deleted_users"
 
 
 @body("POST /api/v1/users", "POST /api/v1/auth/register", "POST /api/v1/admin/users")
