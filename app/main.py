@@ -30,8 +30,9 @@ from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
 from app.services.conversation_service import finish_deletions
+from app.services.job_service import run_jobs
+from app.services.jobs import JOBS
 from app.services.mail_service import send_forever
-from app.services.purge_service import keep_purging
 
 _EXPOSED_HEADERS = [
     *("Link", "ETag", "X-Request-ID", "Retry-After", "Idempotent-Replayed"),
@@ -104,7 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         background.start(finish_deletions(), name="finish_deletions")
         sender = asyncio.create_task(send_forever(), name="outbox")
         stack.push_async_callback(_cancel, sender)
-        stack.push_async_callback(_cancel, asyncio.create_task(keep_purging(), name="purge"))
+        stack.push_async_callback(_cancel, asyncio.create_task(run_jobs(JOBS), name="jobs"))
         if settings.auth_cache_seconds > 0:
             tried = asyncio.Event()
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")

@@ -127,6 +127,8 @@ PATCH  admin/users/{user_id}                                  user      ? xxxxxx
 PATCH  admin/users/{user_id}                                  admin     ? xxxxxx+ xxxx
 PATCH  admin/users/{user_id}                                  admin     ? xxxxxx+ xxxx role="user"
 PATCH  admin/users/{user_id}                                  superuser ? xxxxxx+ xxxx
+GET    admin/jobs                                             -         ? xxxxx++ xxx+
+POST   admin/jobs/{name}/run                                  -         ? xxxxx++ xxx+
 # API keys
 GET    api-keys                                               -         ? x++++++ xxx+
 POST   api-keys                                               -         ? x++++++ xxx+

@@ -17,6 +17,7 @@ from app.models.conversation import Conversation, DeletedConversation
 from app.models.deleted_user import DeletedUser
 from app.models.installation import Installation
 from app.models.item import Item
+from app.models.job import Job
 from app.models.login_throttle import LoginThrottle
 from app.models.message import Message
 from app.models.one_time_token import OneTimeToken
@@ -33,6 +34,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     DeletedUser,
     Installation,
     Item,
+    Job,
     LoginThrottle,
     Message,
     OneTimeToken,

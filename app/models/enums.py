@@ -42,6 +42,12 @@ class AuditOutcome(StrEnum):
     FAILURE = "failure"
 
 
+class JobOutcome(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+    INTERRUPTED = "interrupted"  # by the end of its process; another goes on
+
+
 class AuditAction(StrEnum):
     """`resource:past participle`: what has happened."""
 
@@ -57,6 +63,7 @@ class AuditAction(StrEnum):
     ITEM_CREATED = "item:created"
     ITEM_DELETED = "item:deleted"
     ITEM_UPDATED = "item:updated"
+    JOB_REQUESTED = "job:requested"
     MFA_DISABLED = "mfa:disabled"
     MFA_ENABLED = "mfa:enabled"
     MFA_PREPARED = "mfa:prepared"

@@ -7,10 +7,10 @@ from app.core.exceptions import ForbiddenError
 from app.core.principal import Principal
 from app.core.scopes import Role
 from app.crud import crud_deleted_user, crud_user
-from app.db.mongo import after_commit, transactional
+from app.db.mongo import transactional
 from app.models.enums import AuditAction
 from app.models.user import User
-from app.services import audit_service, purge_service
+from app.services import audit_service, job_service, purge_service
 
 
 @transactional
@@ -34,7 +34,7 @@ async def purge(user_id: ObjectId, *, by: Principal) -> None:
     archived = await crud_deleted_user.mark_purge_started(user_id, at=utc_now())
     _require_higher_rank(archived.as_user().role, by=by)
     await audit_service.record(AuditAction.USER_PURGE_REQUESTED, by=by, target=("user", user_id))
-    after_commit(purge_service.wake)
+    await job_service.request(purge_service.JOB)
 
 
 def _require_higher_rank(role: Role, *, by: Principal) -> None:

@@ -7,7 +7,6 @@ theirs only one gets anything done.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -24,7 +23,7 @@ from app.models.deleted_user import DeletedUser
 from app.models.enums import AuditAction
 from app.services import audit_service
 
-PURGE_EVERY: Final = 600.0  # seconds
+JOB: Final = "purge_deleted_users"
 _BATCH: Final = 200
 _CLAIM: Final = timedelta(minutes=1)
 _PURGER: Final = Principal.system("purge")
@@ -39,32 +38,6 @@ class Round(NamedTuple):
 
     purged: int
     interrupted: int
-
-
-class _Loop:
-    """The one of this process, while it runs."""
-
-    awoken: asyncio.Event | None = None
-
-
-def wake() -> None:
-    """Let the loop of this process look now."""
-    if _Loop.awoken is not None:
-        _Loop.awoken.set()
-
-
-async def keep_purging() -> None:
-    """Purge what is due: at once, whenever one was asked for, and every ten minutes. Until it is cancelled."""
-    awoken = _Loop.awoken = asyncio.Event()
-    while not _must_stop():
-        awoken.clear()
-        try:
-            await purge_due()
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next look may do better
-            _log.warning("purge_put_off", exc_info=error)
-        if not _must_stop():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(awoken.wait(), PURGE_EVERY)
 
 
 async def purge_due() -> Round:

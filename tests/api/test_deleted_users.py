@@ -13,6 +13,7 @@ from app.models.audit_event import AuditEvent
 from app.models.deleted_user import DeletedUser
 from app.models.session import Session
 from app.models.user import User
+from app.services import job_service
 from tests.conftest import Serve, no_event_can_be_written
 from tests.factories import (
     PASSWORD,
@@ -476,6 +477,7 @@ class TestStart:
             await archive(kept, days_ago=29)
 
         async with serve():
+            await job_service.request("purge_deleted_users")  # as the first look does
             await until_purged(due.id)
 
             assert await DeletedUser.get(kept.id) is not None
@@ -490,4 +492,5 @@ class TestStart:
             assert gone.status_code == 204
 
         async with serve(deleted_retention_days=0):
+            await job_service.request("purge_deleted_users")
             await until_purged(ada.id)

@@ -173,6 +173,11 @@ async def conversation_id(scene: Scene) -> ObjectId:
     return (await make_conversation(scene.owner)).id
 
 
+@place
+async def name(_: Scene) -> str:
+    return "purge_deleted_users"
+
+
 @body("POST /api/v1/users", "POST /api/v1/auth/register", "POST /api/v1/admin/users")
 async def account(_: Scene) -> Body:
     return {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}

@@ -463,49 +463,6 @@ class TestTwoPurgers:
         assert min(held) > 50
 
 
-class TestLoop:
-    @pytest.fixture
-    async def looks(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator["asyncio.Queue[None]"]:
-        """One entry for each time that the running loop has looked; the first look fails."""
-        queue: asyncio.Queue[None] = asyncio.Queue()
-        count = 0
-
-        async def look() -> Round:
-            nonlocal count
-            count += 1
-            queue.put_nowait(None)
-            if count == 1:
-                raise ValueError("the first look fails")
-            return Round(0, 0)
-
-        monkeypatch.setattr(purge_service, "purge_due", look)
-        task = asyncio.create_task(purge_service.keep_purging())
-        yield queue
-        task.cancel()
-        await asyncio.wait_for(asyncio.wait([task]), 1)
-        assert task.cancelled()
-
-    async def test_looks_at_once_and_whenever_it_is_woken(self, looks: "asyncio.Queue[None]") -> None:
-        await asyncio.wait_for(looks.get(), 1)
-        for _ in range(3):
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(looks.get(), 0.05)
-            purge_service.wake()
-            await asyncio.wait_for(looks.get(), 1)
-
-    async def test_looks_again_after_a_while(
-        self, monkeypatch: pytest.MonkeyPatch, looks: "asyncio.Queue[None]"
-    ) -> None:
-        monkeypatch.setattr(purge_service, "PURGE_EVERY", 0.01)
-        purge_service.wake()
-
-        for _ in range(4):
-            await asyncio.wait_for(looks.get(), 1)
-
-    async def test_looks_every_ten_minutes(self) -> None:
-        assert purge_service.PURGE_EVERY == 600
-
-
 class TestStop:
     """Where the driver swallows a cancellation."""
 
@@ -530,7 +487,7 @@ class TestStop:
         if not is_last:
             await _insert("items", owner_id=user.id, created_at=utc_now())
         await delete(user)
-        task = asyncio.create_task(purge_service.keep_purging())
+        task = asyncio.create_task(purge_service.purge_due())
         await asyncio.wait_for(swallowed.wait(), 5)
         task.cancel()
 
@@ -539,10 +496,3 @@ class TestStop:
         assert task.done()
         await purge_service.purge_due()
         assert await DeletedUser.count() == 0
-
-
-class TestWaking:
-    async def test_without_a_loop_is_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(purge_service._Loop, "awoken", None)
-
-        purge_service.wake()
