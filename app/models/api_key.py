@@ -23,6 +23,7 @@ class ApiKey(BaseDocument):
     is_active: bool = True
     expires_at: datetime | None = None
     updated_at: datetime = Field(default_factory=utc_now)
+    held_at: datetime | None = None  # when something was last made that relies on it
 
     class Settings:
         name = "api_keys"

@@ -5,12 +5,18 @@ from typing import Any, Final, NamedTuple
 from bson import ObjectId
 
 from app.core import key_format, key_limits
-from app.core.exceptions import ForbiddenError, InsufficientScopeError, InvalidRequestError
+from app.core.exceptions import (
+    ForbiddenError,
+    InsufficientScopeError,
+    InvalidApiKeyError,
+    InvalidRequestError,
+    TokenRevokedError,
+)
 from app.core.key_format import ParsedKey
 from app.core.key_limits import LIMITS
 from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import Scope, expand
-from app.crud import crud_api_key, crud_user
+from app.crud import crud_api_key, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.api_key import ApiKey
 from app.models.enums import AuditAction, MailKind
@@ -34,9 +40,9 @@ class CreatedKey(NamedTuple):
 async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
     """Create a service key as an administrator, a personal key as anybody else.
 
-    The text leaves with the result and is stored nowhere. A user is mailed of a key that is made in its session: it
-    outlives the session.
+    The text leaves with the result and is stored nowhere. The owner is mailed: a key outlives what it was made with.
     """
+    await _hold_credential(by)
     owner_id = by.owner_filter(Scope.ADMIN)
     _require_held(body.scopes, by=by)
     properties = body.model_dump() | key_limits.inherited(by, given=body.model_fields_set)
@@ -44,7 +50,7 @@ async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
     parsed = key_format.new_key()
     key = new_document(parsed, owner_id=owner_id, created_by=by.id, **properties)
     await key.insert()
-    if owner_id is not None and by.kind is PrincipalKind.USER:
+    if owner_id is not None:
         values = {"key": mail_service.harmless(key.name) or key.key_id, **mail_service.circumstances()}
         await mail_service.enqueue(MailKind.API_KEY_CREATED, user_id=owner_id, values=values)
     await audit_service.record(
@@ -71,6 +77,8 @@ async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> 
     present = await crud_api_key.require(api_key_id, owner_id=owner_id)
     await _require_reach(present, changes, by=by)
     is_empowered = "scopes" in changes or changes.get("is_active")
+    if is_empowered:
+        await _hold_credential(by)
     limits = present.model_dump(include=set(LIMITS)) if is_empowered else {}
     key_limits.require_within(limits | changes, by=by)
     key = await crud_api_key.change(api_key_id, changes, owner_id=owner_id)
@@ -88,6 +96,14 @@ async def delete(api_key_id: ObjectId, *, by: Principal) -> None:
     await _require_reach(await crud_api_key.require(api_key_id, owner_id=owner_id), {}, by=by)
     key = await crud_api_key.remove(api_key_id, owner_id=owner_id)
     await audit_service.record(AuditAction.API_KEY_DELETED, by=by, target=("api_key", key.id), name=key.name)
+
+
+async def _hold_credential(by: Principal) -> None:
+    """Whoever ends the credential in use at this moment ends what comes of it: the one transaction sees the other."""
+    if by.kind is PrincipalKind.USER and not await crud_session.hold(by.session_id):
+        raise TokenRevokedError
+    if by.kind is PrincipalKind.API_KEY and by.credential_id and not await crud_api_key.hold(by.credential_id):
+        raise InvalidApiKeyError
 
 
 def _require_held(names: list[str], *, by: Principal) -> None:
