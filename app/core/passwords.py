@@ -96,9 +96,8 @@ async def verify_password(password: str, hashed: str | None) -> Verdict:
 
 def _make_up(password: str, hashed: str) -> None:
     """Take as long for a hash of a cheaper time as for one of today: what is left is `2^today - 2^then` rounds."""
-    settings = get_settings()
-    if settings.password_scheme != "argon2id" and bcrypt_sha256.identify(hashed):
-        for rounds in range(bcrypt_sha256.from_string(hashed).rounds, settings.bcrypt_rounds):
+    if _present_context().default_scheme() == bcrypt_sha256.name and bcrypt_sha256.identify(hashed):
+        for rounds in range(bcrypt_sha256.from_string(hashed).rounds, get_settings().bcrypt_rounds):
             bcrypt_sha256.using(rounds=rounds).hash(password)
 
 
