@@ -28,6 +28,7 @@ from app.core.rate_limit import MemoryRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
+from app.services import audit_chain_service, refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.mail_service import send_forever
 from app.services.purge_service import keep_purging
@@ -104,6 +105,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         sender = asyncio.create_task(send_forever(), name="outbox")
         stack.push_async_callback(_cancel, sender)
         stack.push_async_callback(_cancel, asyncio.create_task(keep_purging(), name="purge"))
+        stack.push_async_callback(_cancel, asyncio.create_task(audit_chain_service.keep_sealing(), name="seal_audit"))
+        if settings.audit_retention_days:
+            pruner = asyncio.create_task(audit_chain_service.keep_pruning(), name="prune_audit")
+            stack.push_async_callback(_cancel, pruner)
+        stack.push_async_callback(refusal_service.flush)
+        stack.push_async_callback(_cancel, asyncio.create_task(refusal_service.keep_flushing(), name="refusals"))
         if settings.auth_cache_seconds > 0:
             tried = asyncio.Event()
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")

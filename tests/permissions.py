@@ -127,6 +127,9 @@ PATCH  admin/users/{user_id}                                  user      ? xxxxxx
 PATCH  admin/users/{user_id}                                  admin     ? xxxxxx+ xxxx
 PATCH  admin/users/{user_id}                                  admin     ? xxxxxx+ xxxx role="user"
 PATCH  admin/users/{user_id}                                  superuser ? xxxxxx+ xxxx
+GET    admin/audit-events                                     -         ? xxxxx++ xxx+
+GET    admin/audit-events/export                              -         ? xxxxx++ xxx+
+GET    admin/audit-events/verify                              -         ? xxxxx++ xxx+
 # API keys
 GET    api-keys                                               -         ? x++++++ xxx+
 POST   api-keys                                               -         ? x++++++ xxx+
@@ -148,6 +151,9 @@ POST   api-keys/{api_key_id}/activate                         superuser ? x0000x
 POST   api-keys/{api_key_id}/deactivate                       own       ? x++++++ x...
 POST   api-keys/{api_key_id}/deactivate                       user      ? x0000++ xxx+
 POST   api-keys/{api_key_id}/deactivate                       superuser ? x0000x+ xxxx
+GET    api-keys/audit-logs                                    -         ? xxxxx++ xxx+
+GET    api-keys/{api_key_id}/audit-logs                       own       ? xxxxx++ x...
+GET    api-keys/{api_key_id}/audit-logs                       user      ? xxxxx++ xxx+
 # Conversations
 GET    conversations                                          -         ? +++++++ ++x+
 POST   conversations                                          -         ? x++++++ +x++

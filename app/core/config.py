@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     lockout_attempts: int = Field(5, ge=1, le=100, description="Failed sign-ins that lock an account")
     lockout_window_minutes: int = Field(15, ge=1, description="After how long a failed sign-in is forgotten")
     deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")
+    audit_retention_days: int = Field(0, ge=0, description="How long audit events are kept; 0 keeps them for good")
 
     smtp_url: SecretStr | None = Field(
         None, description="smtp://user:password@host:587?starttls=1 or smtps://; without it mails go to DATA_DIR/outbox"
