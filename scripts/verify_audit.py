@@ -57,9 +57,7 @@ def _check(events: Iterator[Event], anchor: tuple[int, str] | None, *, is_filter
         if anchor is not None and seq == anchor[0]:
             is_anchored = True
             if event["hash"] != anchor[1]:
-                raise FaultError(
-                    f"event {seq} ({event['id']}) is not the one of the anchor: the chain was written anew"
-                )
+                raise FaultError(f"event {seq} ({event['id']}) is not that of the anchor: the chain was written anew")
         first, last, last_hash, count = first or seq, seq, event["hash"], count + 1
     if not is_anchored and anchor is not None:
         raise FaultError(f"event {anchor[0]}, which the anchor names, is not in the file")
