@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from bson import ObjectId
+from pydantic import ValidationError
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -118,7 +119,11 @@ async def remove(first: int, last: int) -> int:
 
 
 async def find_head() -> AuditChain | None:
-    return await AuditChain.get(CHAIN)
+    """None when there is none, or none that makes sense."""
+    try:
+        return await AuditChain.get(CHAIN)
+    except ValidationError:
+        return None
 
 
 async def ensure_head(beginning: Link) -> None:

@@ -1,10 +1,16 @@
-from typing import Any, Final
+from typing import Final
 
 from beanie import Document
+from pydantic import BaseModel
 
 from app.core.hash_chain import Link
 
 CHAIN: Final = "chain"
+
+
+class AuditPlace(BaseModel):
+    seq: int
+    hash: str
 
 
 class AuditChain(Document):
@@ -16,7 +22,7 @@ class AuditChain(Document):
     id: str = CHAIN  # type: ignore[assignment]  # there is one
     seq: int
     hash: str
-    begins_after: dict[str, Any]
+    begins_after: AuditPlace
 
     @property
     def last(self) -> Link:
@@ -24,7 +30,7 @@ class AuditChain(Document):
 
     @property
     def beginning(self) -> Link:
-        return Link(self.begins_after["seq"], self.begins_after["hash"])
+        return Link(self.begins_after.seq, self.begins_after.hash)
 
     class Settings:
         name = "audit_chain"

@@ -70,17 +70,14 @@ async def seal() -> dict[str, Any]:
     last = await _end()
     while not _must_stop() and (rows := await crud_audit_event.unsealed(limit=_BATCH)):
         events = await asyncio.to_thread(_chained, rows, last)
-        try:
-            is_ours = await _append(last, events)
-        except ChainBrokenError:
-            failed += 1
-            if failed == _ATTEMPTS:
-                raise
-            is_ours = False
-        if is_ours:
+        if await _append(last, events):
             count, failed, last = count + len(events), 0, _place(events[-1])
-        else:
-            last = await _end()
+            continue
+        present = await _end()
+        failed = failed + 1 if present == last else 0  # else another sealer was faster
+        if failed == _ATTEMPTS:
+            raise ChainBrokenError
+        last = present
     if count:
         _log.info("audit_sealed", count=count, seq=last.seq, head=last.hash)
     return {"sealed": count}
@@ -105,14 +102,20 @@ async def _end() -> Link:
     return START
 
 
-@transactional
 async def _append(last: Link, events: Sequence[Raw]) -> bool:
-    """False when another sealer was faster."""
-    if not await crud_audit_event.move_head(last, _place(events[-1])):
+    """False when the chain does not end there any more, or an event can't have its place."""
+    try:
+        await _move(last, events)
+    except ConflictError:
         return False
-    if not await crud_audit_event.seal(events):
-        raise ChainBrokenError
     return True
+
+
+@transactional
+async def _move(last: Link, events: Sequence[Raw]) -> None:
+    """The head and the events, or neither."""
+    if not await crud_audit_event.move_head(last, _place(events[-1])) or not await crud_audit_event.seal(events):
+        raise ConflictError
 
 
 async def prune() -> dict[str, Any]:

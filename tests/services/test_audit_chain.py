@@ -1,8 +1,11 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +22,37 @@ from app.models.enums import AuditAction
 from app.services import audit_chain_service, audit_service
 from app.services.audit_chain_service import ChainBrokenError
 from app.services.audit_verify_service import verify
+from tests.conftest import SECRET
 
 Database = AsyncDatabase[dict[str, Any]]
 Raw = dict[str, Any]
 OPERATOR = Principal.system("test")
+Sealer = Callable[[], Awaitable[Process]]
+PROJECT = Path(__file__).parents[2]
 ZERO = "0" * 64
+
+
+# A process of its own that seals in small batches, after a word from outside, and tells of every batch.
+SEALER = """
+import asyncio, sys
+from app.core.config import Settings, use_settings
+from app.db.mongo import connected
+from app.services import audit_chain_service
+audit_chain_service._BATCH = 2
+append = audit_chain_service._append
+async def tell(*arguments):
+    done = await append(*arguments)
+    print(done, flush=True)
+    return done
+audit_chain_service._append = tell
+async def main():
+    use_settings(Settings(_env_file=None, environment="test", secret_key=sys.argv[2]))
+    async with connected(sys.argv[1]):
+        print("ready", flush=True)
+        sys.stdin.readline()
+        await audit_chain_service.seal()
+asyncio.run(main())
+"""
 
 
 class Killed(BaseException):
@@ -36,6 +65,29 @@ async def database(make_settings: Callable[..., Settings], database_url: str) ->
     use_settings(make_settings())
     async with connected(database_url) as database:
         yield database
+
+
+@pytest.fixture
+async def sealer(database_url: str) -> AsyncIterator[Sealer]:
+    started = []
+
+    async def start() -> Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SEALER, database_url, SECRET, cwd=PROJECT, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def word_of(process: Process) -> str:
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
 
 
 async def happen(count: int = 1) -> None:
@@ -193,6 +245,25 @@ class TestSeal:
         assert await audit_chain_service.seal() == {"sealed": 4}
         assert await sound() == 6
 
+    async def test_is_done_once_by_processes_of_which_one_is_killed(self, sealer: Sealer) -> None:
+        await happen(300)
+        processes = [await sealer() for _ in range(3)]
+        for process in processes:
+            assert await word_of(process) == "ready"
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+
+        for _ in range(5):
+            assert await word_of(processes[0]) in {"True", "False"}
+        processes[0].kill()
+        for process in processes:
+            await process.communicate()
+
+        assert [process.returncode for process in processes] == [-9, 0, 0]
+        assert await audit_chain_service.seal() == {"sealed": 0}
+        assert [row["seq"] for row in await stored()] == list(range(1, 301))
+        assert await sound() == 300
+
     async def test_does_not_begin_a_chain_anew_that_has_lost_its_head(self, database: Database) -> None:
         await chain(2)
         await database["audit_chain"].delete_many({})
@@ -213,6 +284,15 @@ class TestSeal:
             await audit_chain_service.seal()
 
         assert (await head())["seq"] == 1
+
+    @pytest.mark.parametrize("change", [{"seq": "many"}, {"seq": "1"}, {"hash": 5}], ids=str)
+    async def test_ends_when_the_head_makes_no_sense(self, database: Database, change: Raw) -> None:
+        await chain(1)
+        await database["audit_chain"].update_one({}, {"$set": change})
+        await happen()
+
+        with pytest.raises(ChainBrokenError):
+            await asyncio.wait_for(audit_chain_service.seal(), 10)
 
     async def test_tells_the_log_where_the_chain_ends(self, capfd: pytest.CaptureFixture[str]) -> None:
         configure_logging("INFO")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.core.config import Settings, use_settings
@@ -147,6 +147,7 @@ class TestAltered:
             {"details": []},
             {"time": datetime(2026, 1, 1, tzinfo=UTC)},
             {"time": "2026"},
+            {"time": DatetimeMS(2**60)},
             {"actor.name": "somebody"},
             {"actor": None},
             {"action": "item:deleted"},
@@ -225,6 +226,13 @@ class TestTruncated:
 
     async def test_head_that_is_gone_is_seen(self, rows: list[Raw], database: Database) -> None:
         await database["audit_chain"].delete_many({})
+
+        assert len(rows) == 10
+        assert await named() == ("truncated", 11, None)
+
+    @pytest.mark.parametrize("change", [{"seq": "many"}, {"begins_after": {}}], ids=str)
+    async def test_head_that_makes_no_sense_is_seen(self, rows: list[Raw], database: Database, change: Raw) -> None:
+        await database["audit_chain"].update_one({}, {"$set": change})
 
         assert len(rows) == 10
         assert await named() == ("truncated", 11, None)
