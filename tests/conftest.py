@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 from pymongo import MongoClient
@@ -76,6 +77,13 @@ def mongodb() -> Iterator[MongoClient[dict[str, Any]]]:
     """One server for the whole run."""
     with embedded_server(TEST_HOME) as url, MongoClient[dict[str, Any]](url) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def logs_of_this_test() -> Iterator[None]:
+    """Whatever a test made of the log, which may lead to a file that is closed behind it, the next begins anew."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

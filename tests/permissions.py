@@ -138,6 +138,9 @@ PATCH  admin/users/{user_id}                                  admin     ? xxxxxx
 PATCH  admin/users/{user_id}                                  superuser ? xxxxxx+ xxxx
 GET    admin/jobs                                             -         ? xxxxx++ xxx+
 POST   admin/jobs/{name}/run                                  -         ? xxxxx++ xxx+
+GET    admin/audit-events                                     -         ? xxxxx++ xxx+
+GET    admin/audit-events/export                              -         ? xxxxx++ xxx+
+GET    admin/audit-events/verify                              -         ? xxxxx++ xxx+
 # API keys
 GET    api-keys                                               -         ? x++++++ xxx+
 POST   api-keys                                               -         ? x++++++ xxx+
@@ -159,6 +162,9 @@ POST   api-keys/{api_key_id}/activate                         superuser ? x0000x
 POST   api-keys/{api_key_id}/deactivate                       own       ? x++++++ x...
 POST   api-keys/{api_key_id}/deactivate                       user      ? x0000++ xxx+
 POST   api-keys/{api_key_id}/deactivate                       superuser ? x0000x+ xxxx
+GET    api-keys/audit-logs                                    -         ? xxxxx++ xxx+
+GET    api-keys/{api_key_id}/audit-logs                       own       ? xxxxx++ x...
+GET    api-keys/{api_key_id}/audit-logs                       user      ? xxxxx++ xxx+
 # Conversations
 GET    conversations                                          -         ? +++++++ ++x+
 POST   conversations                                          -         ? x++++++ +x++

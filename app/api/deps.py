@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from beanie import PydanticObjectId
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.api import rate_limit
 from app.core.context import current_context
@@ -19,6 +19,7 @@ from app.core.exceptions import (
 )
 from app.core.principal import ANONYMOUS, Principal
 from app.core.scopes import Scope
+from app.schemas.audit_query import AnchorQuery, AuditExportQuery, AuditQuery, KeyAuditQuery, KeysAuditQuery
 from app.schemas.page import (
     ApiKeyQuery,
     ConversationQuery,
@@ -74,6 +75,7 @@ async def _authenticated(request: Request) -> Principal | None:
         principal = await auth_service.authenticate_token(_bearer(authorization))
     else:
         principal = await auth_service.authenticate_api_key(api_key or "", ip=current_context().client_ip)
+    current_context().principal = principal
     current_context().log["principal"] = principal.rate_key
     return principal
 
@@ -123,10 +125,10 @@ async def if_match(request: Request) -> frozenset[int] | None:
 class QueryOf:
     """The query parameters of a list, read as one model: the framework reads field by field, at many times the cost."""
 
-    def __init__(self, model: type[PageQuery]) -> None:
+    def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
 
-    async def __call__(self, request: Request) -> PageQuery:
+    async def __call__(self, request: Request) -> BaseModel:
         try:
             return self.model.model_validate(dict(request.query_params))
         except ValidationError as error:
@@ -145,6 +147,7 @@ StaffViewer = Annotated[Principal, Depends(Needs(Scope.STAFF_VIEW, over_others=T
 StaffAssistant = Annotated[Principal, Depends(Needs(Scope.STAFF_ASSIST, over_others=True))]
 StaffManager = Annotated[Principal, Depends(Needs(Scope.STAFF_MANAGE, over_others=True))]
 Administrator = Annotated[Principal, Depends(Needs(Scope.ADMIN, over_others=True))]
+AuditReader = Annotated[Principal, Depends(Needs(Scope.AUDIT_READ, over_others=True))]
 TokenInspector = Annotated[Principal, Depends(Needs(Scope.TOKENS_INTROSPECT, over_others=True))]
 ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
 ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
@@ -157,6 +160,11 @@ CREDENTIALS_RATE: Final = Depends(_spend_credentials)
 
 IfMatch = Annotated[frozenset[int] | None, Depends(if_match)]
 Id = PydanticObjectId
+Anchor = Annotated[AnchorQuery, Depends(QueryOf(AnchorQuery))]
+AuditList = Annotated[AuditQuery, Depends(QueryOf(AuditQuery))]
+AuditExport = Annotated[AuditExportQuery, Depends(QueryOf(AuditExportQuery))]
+KeyAuditList = Annotated[KeyAuditQuery, Depends(QueryOf(KeyAuditQuery))]
+KeysAuditList = Annotated[KeysAuditQuery, Depends(QueryOf(KeysAuditQuery))]
 ApiKeyList = Annotated[ApiKeyQuery, Depends(QueryOf(ApiKeyQuery))]
 ConversationList = Annotated[ConversationQuery, Depends(QueryOf(ConversationQuery))]
 SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]

@@ -12,6 +12,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.core.clock import utc_now
 from app.models.api_key import ApiKey
+from app.models.audit_chain import AuditChain
 from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.deleted_user import DeletedUser
@@ -28,6 +29,7 @@ from app.models.user import User
 
 DOCUMENT_MODELS: Final[list[type[Document]]] = [
     ApiKey,
+    AuditChain,
     AuditEvent,
     Conversation,
     DeletedConversation,

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from app.api.v1.endpoints import (
     admin_users,
     api_keys,
+    audit_events,
     auth,
     bootstrap,
     conversations,
@@ -35,6 +36,7 @@ ROUTERS = (
     auth,
     credentials,
     introspection,
+    audit_events,
     api_keys,
     usage,
     staff,
