@@ -27,6 +27,7 @@ SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
 ENCRYPTION_KEY = "7Vh1cX0rPq2dQm5T8sKjW3uYzLb6NfGa9HeRiOoUxCk="
 # What production asks for besides secrets. Nothing listens there.
 PRODUCTION: dict[str, Any] = {
+    "rate_limit_auth": "120/minute",
     "environment": "production",
     "bootstrap_token": "tok-9f2b7c41d8-3e",
     "smtp_url": "smtp://127.0.0.1:9",
