@@ -25,7 +25,8 @@ from app.core import background
 from app.core.config import Environment, Settings, use_settings
 from app.core.logging_config import configure_logging, get_logger
 from app.core.production import roles_without_second_factor
-from app.core.rate_limit import MemoryRateLimiter
+from app.core.rate_limit import MemoryRateLimiter, RateLimiter
+from app.core.shared_rate_limit import SharedRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
@@ -58,13 +59,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url=None,  # served by our own routes, which have a rate limit
     )
     app.state.settings = settings
-    app.state.rate_limiter = MemoryRateLimiter()
+    app.state.rate_limiter = _rate_limiter(settings)
     register_error_handlers(app)
     routes = all_routes()
     app.router.routes.extend(routes)
     documented = [route for route in routes if route.include_in_schema]
     app.openapi = lambda: app.openapi_schema or describe(app, documented)  # type: ignore[method-assign]
     return app
+
+
+def _rate_limiter(settings: Settings) -> RateLimiter:
+    if not settings.has_shared_rate_limits:
+        return MemoryRateLimiter()
+    return SharedRateLimiter(
+        settings.rate_limit_storage_url.get_secret_value(), lambda key: settings.keyring.mac("rate limits", key)
+    )
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
@@ -102,6 +111,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     use_settings(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(settings))
+        await _connect_rate_limiter(app.state.rate_limiter, stack)
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")
         sender = asyncio.create_task(send_forever(), name="outbox")
@@ -115,11 +125,25 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             stack.push_async_callback(_cancel, feed)
             await tried.wait()
         _freeze_memory()
-        if settings.environment is Environment.PRODUCTION and (roles := roles_without_second_factor(settings)):
-            _log.warning("second_factor_not_required", roles=roles, hint="set REQUIRE_MFA_FOR")
+        if settings.environment is Environment.PRODUCTION:
+            _warn(settings)
         _log.info("started", version=VERSION, environment=settings.environment)
         yield
     _log.info("stopped")
+
+
+async def _connect_rate_limiter(limiter: RateLimiter, stack: AsyncExitStack) -> None:
+    if isinstance(limiter, SharedRateLimiter):
+        stack.push_async_callback(limiter.close)
+        await limiter.open()
+
+
+def _warn(settings: Settings) -> None:
+    """Of what production starts with, although it should not be."""
+    if roles := roles_without_second_factor(settings):
+        _log.warning("second_factor_not_required", roles=roles, hint="set REQUIRE_MFA_FOR")
+    if settings.workers > 1 and not settings.has_shared_rate_limits:
+        _log.warning("rate_limits_multiplied", workers=settings.workers, hint="set RATE_LIMIT_STORAGE_URL=redis://...")
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -51,7 +51,7 @@ class Needs:
         principal = await _authenticated(request)
         if principal is None:
             raise UnauthenticatedError
-        rate_limit.spend_authenticated(request, principal)
+        await rate_limit.spend_authenticated(request, principal)
         if self.scope is not None:
             if principal.must_enrol:
                 raise MfaRequiredError(MUST_ENROL)
@@ -90,23 +90,23 @@ def _bearer(authorization: str) -> str:
 async def optional_principal(request: Request) -> Principal:
     principal = await _authenticated(request)
     if principal is None:
-        rate_limit.spend_anonymous(request)
+        await rate_limit.spend_anonymous(request)
         return ANONYMOUS
-    rate_limit.spend_authenticated(request, principal)
+    await rate_limit.spend_authenticated(request, principal)
     return principal
 
 
 async def _spend_anonymous(request: Request) -> None:
-    rate_limit.spend_anonymous(request)
+    await rate_limit.spend_anonymous(request)
 
 
 async def _spend_credentials(request: Request) -> None:
-    rate_limit.spend_credentials(request)
+    await rate_limit.spend_credentials(request)
 
 
 async def key_creator(request: Request) -> Principal:
     principal = await Needs(Scope.API_KEYS_WRITE)(request)
-    rate_limit.spend_key_creation(request, principal)
+    await rate_limit.spend_key_creation(request, principal)
     return principal
 
 

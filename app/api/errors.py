@@ -102,7 +102,7 @@ def _counted(handler: Handler) -> Handler:
 
     async def handle(request: Request, error: Exception) -> Response:
         try:
-            spend_on_refusal(request, error)
+            await spend_on_refusal(request, error)
         except AppError as too_many:
             await _record(request, too_many)
             return await _on_app_error(request, too_many)

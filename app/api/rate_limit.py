@@ -10,49 +10,51 @@ from app.core.context import current_context
 from app.core.exceptions import IpNotAllowedError, RateLimitedError, RejectedCredentialError
 from app.core.network import household
 from app.core.principal import Principal
-from app.core.rate_limit import Budget, MemoryRateLimiter
+from app.core.rate_limit import Budget, Charge, RateLimiter
 
 _EXPORTS: Final = "10/hour"
 
 
-def spend_anonymous(request: Request) -> None:
-    _spend(request, get_settings().rate_limit_anonymous, "anonymous", household(current_context().client_ip))
+async def spend_anonymous(request: Request) -> None:
+    await _spend(request, (get_settings().rate_limit_anonymous, "anonymous", household(current_context().client_ip)))
 
 
-def spend_credentials(request: Request) -> None:
+async def spend_credentials(request: Request) -> None:
     """For presenting credentials, and for every one that was rejected: guessing costs the guesser its budget."""
     current_context().has_spent_credentials = True
-    _spend(request, get_settings().rate_limit_auth, "credentials", household(current_context().client_ip))
+    await _spend(request, (get_settings().rate_limit_auth, "credentials", household(current_context().client_ip)))
 
 
-def spend_if_presented(request: Request, secret: str | None) -> None:
+async def spend_if_presented(request: Request, secret: str | None) -> None:
     """For a password or token inside of another request: guessing it costs what signing in costs."""
     if secret is not None:
-        spend_credentials(request)
+        await spend_credentials(request)
 
 
-def spend_authenticated(request: Request, principal: Principal) -> None:
+async def spend_authenticated(request: Request, principal: Principal) -> None:
     """The plan of an account may have a rate in place of the common one.
 
     So may a service key; a personal key has its own only besides what its owner has.
     """
     rate = principal.plan_rate_limit or get_settings().rate_limit_authenticated
-    if principal.rate_limit is None or principal.user_id is not None:
-        _spend(request, rate, "authenticated", principal.rate_key)
-    if principal.rate_limit is not None:
-        _spend(request, principal.rate_limit, "key's own", principal.rate_key)
+    common = (rate, "authenticated", principal.rate_key)
+    if principal.rate_limit is None:
+        await _spend(request, common)
+        return
+    own = (principal.rate_limit, "key's own", principal.rate_key)
+    await _spend(request, *((own,) if principal.user_id is None else (common, own)))
 
 
-def spend_key_creation(request: Request, principal: Principal) -> None:
-    _spend(request, get_settings().rate_limit_key_create, "key creation", principal.rate_key)
+async def spend_key_creation(request: Request, principal: Principal) -> None:
+    await _spend(request, (get_settings().rate_limit_key_create, "key creation", principal.rate_key))
 
 
-def spend_export(request: Request, account_id: ObjectId) -> None:
+async def spend_export(request: Request, account_id: ObjectId) -> None:
     """For reading all that an account has, whichever of its credentials asks for it."""
-    _spend(request, _EXPORTS, "export", str(account_id))
+    await _spend(request, (_EXPORTS, "export", str(account_id)))
 
 
-def spend_on_refusal(request: Request, error: Exception) -> None:
+async def spend_on_refusal(request: Request, error: Exception) -> None:
     """Count a request that is refused before it has spent anything, so that probing is limited too.
 
     A rejected credential counts as one, wherever it was rejected. Health probes are exempt.
@@ -60,14 +62,14 @@ def spend_on_refusal(request: Request, error: Exception) -> None:
     context = current_context()
     if isinstance(error, RejectedCredentialError | IpNotAllowedError):
         if not context.has_spent_credentials:
-            spend_credentials(request)
+            await spend_credentials(request)
     elif not context.headers and not request.url.path.startswith("/health"):
-        spend_anonymous(request)
+        await spend_anonymous(request)
 
 
-def _spend(request: Request, rate: str, purpose: str, key: str) -> None:
-    limiter: MemoryRateLimiter = request.app.state.rate_limiter
-    budget = limiter.hit(rate, purpose, key)
+async def _spend(request: Request, *charges: Charge) -> None:
+    limiter: RateLimiter = request.app.state.rate_limiter
+    budget = await limiter.spend(*charges)
     _show(budget)
     if budget.is_exceeded:
         raise RateLimitedError(limiter.seconds_until(budget.resets_at))

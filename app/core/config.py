@@ -20,6 +20,7 @@ from app.core.production import faults_in_production
 from app.core.rate_limit import is_rate
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
+from app.core.shared_rate_limit import StoreUrl
 from app.core.smtp_server import SmtpServer
 
 
@@ -142,7 +143,10 @@ class Settings(BaseSettings):
     rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by address (IPv6: /64)")
     rate_limit_key_create: str = Field("5/minute", description="Created API keys, by principal")
     rate_limit_authenticated: str = Field("1000/minute", description="Requests with credentials, by principal")
-    rate_limit_storage_url: str = Field("memory://", description="Where limits are counted: memory://, in each process")
+    rate_limit_storage_url: StoreUrl = Field(
+        SecretStr("memory://"),
+        description="Where limits are counted: memory:// (each process alone), or redis:// or rediss:// (all together)",
+    )
     auth_cache_seconds: float = Field(
         5, ge=0, le=60, description="Life of a looked-up principal in memory; 0 turns the cache off"
     )
@@ -171,13 +175,6 @@ class Settings(BaseSettings):
     def _is_rate(cls, value: str) -> str:
         if not is_rate(value):
             raise ValueError("must be a rate, such as 600/minute")
-        return value
-
-    @field_validator("rate_limit_storage_url")
-    @classmethod
-    def _is_known_storage(cls, value: str) -> str:
-        if value != "memory://":
-            raise ValueError("only memory:// is supported")
         return value
 
     @field_validator("trusted_proxies")
@@ -223,6 +220,10 @@ class Settings(BaseSettings):
     @property
     def is_embedded(self) -> bool:
         return self.database_url.get_secret_value() == "embedded"
+
+    @property
+    def has_shared_rate_limits(self) -> bool:
+        return self.rate_limit_storage_url.get_secret_value() != "memory://"
 
     @cached_property
     def keyring(self) -> Keyring:

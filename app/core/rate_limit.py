@@ -1,4 +1,4 @@
-"""Counting requests in fixed windows, in the memory of this process.
+"""Counting requests in fixed windows, in the memory of this process; `shared_rate_limit.py` counts for many.
 
 The syntax of rates and the window arithmetic are those of `limits`, the engine of slowapi. The counting is
 here, because its asynchronous memory store walks every key it knows at every hit.
@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from limits import RateLimitItem, parse, parse_many
 
@@ -25,6 +25,18 @@ class Budget(NamedTuple):
     is_exceeded: bool
 
 
+Charge = tuple[str, str, str]
+"""One request against a rate, such as `10/minute`: the rate, the purpose, the key of who is charged."""
+
+
+class RateLimiter(Protocol):
+    async def spend(self, *charges: Charge) -> Budget:
+        """Count one request against each rate in turn, until one is exceeded. The budget that was spent last."""
+
+    def seconds_until(self, resets_at: int) -> int:
+        """How long to wait, at least 1."""
+
+
 class MemoryRateLimiter:
     """One budget for each purpose, length of window and key; all of a window are forgotten when it ends.
 
@@ -37,7 +49,7 @@ class MemoryRateLimiter:
 
     def hit(self, rate: str, purpose: str, key: str) -> Budget:
         """Count one request against `rate`, such as `10/minute`."""
-        item, now = _parsed(rate), self._clock()
+        item, now = parse_rate(rate), self._clock()
         period = item.get_expiry()
         window = self._windows.get((purpose, period))
         if window is None or now >= window[0]:
@@ -51,6 +63,13 @@ class MemoryRateLimiter:
             resets_at=math.ceil(ends_at),
             is_exceeded=spent > item.amount,
         )
+
+    async def spend(self, *charges: Charge) -> Budget:
+        for charge in charges:
+            budget = self.hit(*charge)
+            if budget.is_exceeded:
+                break
+        return budget
 
     def seconds_until(self, resets_at: int) -> int:
         return max(1, math.ceil(resets_at - self._clock()))
@@ -67,10 +86,10 @@ def is_rate(text: str) -> bool:
 
 def is_at_most(rate: str, other: str) -> bool:
     """Whether a rate allows no more per second than the other."""
-    one, two = _parsed(rate), _parsed(other)
+    one, two = parse_rate(rate), parse_rate(other)
     return one.amount * two.get_expiry() <= two.amount * one.get_expiry()
 
 
 @lru_cache(maxsize=1024)
-def _parsed(rate: str) -> RateLimitItem:
+def parse_rate(rate: str) -> RateLimitItem:
     return parse(rate)

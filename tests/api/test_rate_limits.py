@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
+from app.api import json_stream
 from app.core.config import Settings
 from app.core.rate_limit import MemoryRateLimiter
 from app.core.scopes import Role
@@ -14,7 +15,7 @@ from app.main import create_app
 from app.models.audit_event import AuditEvent
 from tests.api.test_errors import assert_problem
 from tests.conftest import SECRET, client_of, running
-from tests.factories import PASSWORD, make_api_key, make_conversation, make_signed_in, sign_in
+from tests.factories import PASSWORD, make_api_key, make_conversation, make_messages, make_signed_in, sign_in
 
 LOGIN = {"email": "nobody@example.com", "password": "wrong-Password-1"}
 WINDOW_STARTS = 1_800_000_000
@@ -387,6 +388,19 @@ class TestHeaders:
         for answer in answers.values():
             assert int(answer.headers["x-ratelimit-remaining"]) < int(answer.headers["x-ratelimit-limit"])
             assert answer.headers["x-ratelimit-reset"] == str(WINDOW_STARTS + 60)
+
+    async def test_are_on_an_answer_that_is_streamed(self, limit: Limit, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(json_stream, "CHUNK_BYTES", 100)
+        async with limit() as limited, limited.client() as client:
+            ada = await make_signed_in()
+            await make_messages(await make_conversation(ada), 20, by=ada)
+
+            answers = [await client.get("/api/v1/users/me/export", headers=ada.headers) for _ in range(11)]
+
+        assert statuses(answers) == [200] * 10 + [429]
+        names = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
+        shown = [[answer.headers.get_list(name) for name in names] for answer in answers]
+        assert shown == [[["10"], [left], [str(WINDOW_STARTS + 3600)]] for left in [*"9876543210", "0"]]
 
     async def test_count_down(self, limit: Limit) -> None:
         async with limit(rate_limit_authenticated="3/minute") as limited, limited.client() as client:

@@ -131,8 +131,38 @@ class TestReading:
     def test_refuses_what_is_no_rate(self, name: str, rate: str) -> None:
         assert re.search(rf"(?m)^{name}$", faults_of(**{name: rate}))
 
-    def test_refuses_a_store_of_rates_that_it_does_not_have(self) -> None:
-        assert re.search(r"(?m)^rate_limit_storage_url$", faults_of(rate_limit_storage_url="redis://host"))
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *(
+                "memory",
+                "memcached://:s3cret@host",
+                "redis://",
+                "redis://:s3cret@host:port",
+                "redis://:s3cret@host/cache",
+            ),
+            *(
+                "redis://:s3cret@host/1/2",
+                "redis://:s3cret@[::1",
+                "redis://:s3cret@host?tls=1",
+                "redis://host?db=s3cret",
+            ),
+        ],
+    )
+    def test_refuses_a_store_of_rates_that_it_does_not_have(self, url: str) -> None:
+        faults = faults_of(rate_limit_storage_url=url)
+
+        assert re.search(r"(?m)^rate_limit_storage_url$", faults)
+        assert "s3cret" not in faults
+
+    @pytest.mark.parametrize(
+        "url", ["redis://host", "redis://:s3cret@host:6380/2", "rediss://me:s3cret@host?ssl_cert_reqs=none"]
+    )
+    def test_keeps_the_password_of_a_store_of_rates_to_itself(self, url: str) -> None:
+        settings = Settings(_env_file=None, rate_limit_storage_url=url)
+
+        assert settings.has_shared_rate_limits
+        assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump_json()}"
 
     def test_refuses_a_public_url_that_can_not_be_read(self) -> None:
         assert re.search(r"(?m)^public_url$", faults_of(public_url="https://[octopus.example"))

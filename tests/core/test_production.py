@@ -1,6 +1,7 @@
 """What production says at the start of what it does not refuse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,11 +13,16 @@ from tests.conftest import PRODUCTION, running
 Make = Callable[..., Settings]
 
 
-async def warnings_at_start(settings: Settings) -> list[list[str]]:
+async def lines_at_start(settings: Settings) -> list[MutableMapping[str, Any]]:
     app = create_app(settings)  # before: it configures the logs
     with capture_logs() as logged:
         async with running(app):
             pass
+    return logged
+
+
+async def warnings_at_start(settings: Settings) -> list[list[str]]:
+    logged = await lines_at_start(settings)
     return [entry["roles"] for entry in logged if entry["event"] == "second_factor_not_required"]
 
 
@@ -41,3 +47,20 @@ class TestSecondFactorOfThePowerful:
     @pytest.mark.parametrize("environment", ["development", "test", "staging"])
     async def test_is_not_missed_elsewhere(self, make_settings: Make, environment: str) -> None:
         assert await warnings_at_start(make_settings(environment=environment)) == []
+
+
+class TestRateLimits:
+    @staticmethod
+    async def multiplied(settings: Settings) -> list[int]:
+        return [e["workers"] for e in await lines_at_start(settings) if e["event"] == "rate_limits_multiplied"]
+
+    async def test_of_several_workers_that_count_alone_are_named(self, make_settings: Make) -> None:
+        assert await self.multiplied(make_settings(**PRODUCTION, workers=4)) == [4]
+
+    async def test_of_one_worker_are_what_they_say(self, make_settings: Make) -> None:
+        assert await self.multiplied(make_settings(**PRODUCTION, workers=1)) == []
+
+    async def test_that_are_shared_are_what_they_say(self, make_settings: Make) -> None:
+        settings = make_settings(**PRODUCTION, workers=4, rate_limit_storage_url="redis://127.0.0.1:9")
+
+        assert await self.multiplied(settings) == []

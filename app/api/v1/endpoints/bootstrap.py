@@ -16,6 +16,6 @@ async def bootstrap(
     request: Request, x_bootstrap_token: Annotated[str | None, Header(max_length=1024)] = None
 ) -> Bootstrapped:
     """Create the master key, once. Where `BOOTSTRAP_TOKEN` is set, the header must show it."""
-    spend_if_presented(request, x_bootstrap_token)
+    await spend_if_presented(request, x_bootstrap_token)
     bootstrap_service.require_token(x_bootstrap_token)
     return await bootstrap_service.bootstrap()

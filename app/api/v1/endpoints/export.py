@@ -13,7 +13,7 @@ router = APIRouter(prefix="/api/v1/users", tags=["users"])
 @router.get("/me/export", response_model=UserExport)
 async def export_own_data(request: Request, me: UsersReader) -> Response:
     """Everything held about you, as one JSON file. A key is given what its scopes cover; the rest is null."""
-    spend_export(request, me.account_id)
+    await spend_export(request, me.account_id)
     export = await export_service.export_all(by=me)
     name = f"octopus-export-{export.head['exported_at']:%Y%m%dT%H%M%SZ}.json"
     return StreamingResponse(

@@ -34,7 +34,7 @@ async def get_own_profile(request: Request, me: UsersReader) -> Response:
 @router.patch("/me", response_model=UserRead)
 async def update_own_profile(request: Request, body: OwnUserUpdate, me: UsersWriter, versions: IfMatch) -> Response:
     """Change your own profile. A new e-mail address or password needs `current_password`, and `otp` if that is on."""
-    spend_if_presented(request, body.current_password)
+    await spend_if_presented(request, body.current_password)
     user = await user_service.update(me.account_id, body, versions=versions, by=me)
     return tagged(request, UserRead.model_validate(user), version=user.version)
 
@@ -42,7 +42,7 @@ async def update_own_profile(request: Request, body: OwnUserUpdate, me: UsersWri
 @router.delete("/me", **NO_CONTENT)
 async def delete_own_account(request: Request, body: UserDelete, me: UsersWriter, versions: IfMatch) -> None:
     """Delete your own account. It needs `current_password`, and `otp` where two-factor authentication is on."""
-    spend_if_presented(request, body.current_password)
+    await spend_if_presented(request, body.current_password)
     await user_service.delete(me.account_id, **dict(body), versions=versions, by=me)
 
 
@@ -65,7 +65,7 @@ async def update_user(
     request: Request, user_id: Id, body: UserUpdate, writer: UsersWriter, versions: IfMatch
 ) -> Response:
     """Change a user. `role` and `is_active` are for administrators."""
-    spend_if_presented(request, body.current_password)
+    await spend_if_presented(request, body.current_password)
     user = await user_service.update(user_id, body, versions=versions, by=writer)
     return tagged(request, UserRead.model_validate(user), version=user.version)
 
@@ -76,7 +76,7 @@ async def delete_user(
 ) -> None:
     """Delete a user. The account can be restored for some time; its names are free at once."""
     body = body or UserDelete()
-    spend_if_presented(request, body.current_password)
+    await spend_if_presented(request, body.current_password)
     await user_service.delete(user_id, **dict(body), versions=versions, by=writer)
 
 
