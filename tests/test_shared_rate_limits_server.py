@@ -125,7 +125,7 @@ class TestLostRedis:
             assert server.get("/").status_code == 200
             waits.append(time.monotonic() - started)
 
-        assert max(waits) < 0.4
+        assert max(waits) < 0.8
         assert len([wait for wait in waits if wait > 0.09]) < 10
         assert events(server) == ["rate_limit_store_lost"]
 

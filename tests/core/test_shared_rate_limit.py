@@ -39,6 +39,13 @@ async def limiter(redis_server: RedisServer) -> AsyncIterator[SharedRateLimiter]
         yield limiter
 
 
+@pytest.fixture(autouse=True)
+def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy for a moment changes no count, except where waiting is what is tested."""
+    if request.cls is not TestHangingRedis:
+        monkeypatch.setattr(shared_rate_limit, "_PATIENCE", 5.0)
+
+
 @pytest.fixture
 def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost Redis is tried again soon."""
@@ -237,42 +244,6 @@ class TestLostRedis:
                 assert await spend_times(1, limiter) == [2]
         assert lines == []
 
-    async def test_that_never_answers_is_waited_for_shortly_and_twice(self, redis_server: RedisServer) -> None:
-        with capture_logs() as lines:
-            async with opened(redis_server.url) as limiter:
-                await spend_times(2, limiter)
-                redis_server.freeze()
-                waits = [await wait_of_one(limiter) for _ in range(50)]
-                redis_server.thaw()
-                await until_logged(lines, "rate_limit_store_back")
-                again = await wait_of_one(limiter)
-
-        assert [wait > 0.09 for wait in waits[:2]] == [True, True]
-        assert max(waits[:2]) < 0.25
-        assert sorted(waits[2:])[24] < 0.01
-        assert again < 0.2
-        assert [line["event"] for line in lines] == ["rate_limit_store_lost", "rate_limit_store_back"]
-
-    async def test_holds_up_all_that_ask_at_once_no_longer_than_one(self, redis_server: RedisServer) -> None:
-        async with opened(redis_server.url) as limiter:
-            redis_server.freeze()
-            started = time.monotonic()
-            await asyncio.gather(*(limiter.spend(("1000/day", "login", "a")) for _ in range(1000)))
-
-            assert time.monotonic() - started < 0.3
-
-    async def test_that_stalls_for_a_moment_is_forgiven(self, redis_server: RedisServer) -> None:
-        with capture_logs() as lines:
-            async with opened(redis_server.url) as limiter:
-                await spend_times(2, limiter)
-                redis_server.freeze()
-                await spend_times(1, limiter, "9/day")
-                redis_server.thaw()
-                left = await spend_times(1, limiter, "9/day")
-
-        assert left[0] in {5, 6}  # it may have counted the one that nobody waited for
-        assert lines == []
-
     @pytest.mark.parametrize("redis_server", [("--requirepass", "s3cret-of-redis")], indirect=True)
     @pytest.mark.parametrize(
         ("password", "lost"), [("s3cret-of-redis", []), ("s3cret-but-wrong", ["AuthenticationError"])]
@@ -296,17 +267,6 @@ class TestLostRedis:
 
         assert [line["event"] for line in lines] == ["rate_limit_store_lost"]
 
-    async def test_that_hangs_holds_up_no_stop(self, redis_server: RedisServer) -> None:
-        async with opened(redis_server.url) as limiter:
-            redis_server.freeze()
-            check = asyncio.create_task(limiter.spend(("3/day", "login", "a")))
-            await asyncio.sleep(0.01)
-            started = time.monotonic()
-            await limiter.close()
-
-        assert time.monotonic() - started < 0.3
-        assert (await check).remaining == 2
-
     async def test_has_no_other_line_in_the_log_than_those_of_its_state(self, redis_server: RedisServer) -> None:
         redis_server.kill()
         with capture_logs() as lines:
@@ -316,3 +276,52 @@ class TestLostRedis:
                     await asyncio.sleep(0.05)  # it is tried meanwhile
 
         assert [line["event"] for line in lines] == ["rate_limit_store_lost"]
+
+
+@pytest.mark.usefixtures("quick_search")
+class TestHangingRedis:
+    async def test_is_waited_for_shortly_and_twice(self, redis_server: RedisServer) -> None:
+        with capture_logs() as lines:
+            async with opened(redis_server.url) as limiter:
+                await spend_times(2, limiter)
+                redis_server.freeze()
+                waits = [await wait_of_one(limiter) for _ in range(50)]
+                redis_server.thaw()
+                await until_logged(lines, "rate_limit_store_back")
+                again = await wait_of_one(limiter)
+
+        assert [wait > 0.09 for wait in waits[:2]] == [True, True]
+        assert max(waits[:2]) < 0.5
+        assert sorted(waits[2:])[24] < 0.03
+        assert again < 0.5
+        assert [line["event"] for line in lines] == ["rate_limit_store_lost", "rate_limit_store_back"]
+
+    async def test_holds_up_all_that_ask_at_once_no_longer_than_one(self, redis_server: RedisServer) -> None:
+        async with opened(redis_server.url) as limiter:
+            redis_server.freeze()
+            await asyncio.gather(*(limiter.spend(("1000/day", "login", "a")) for _ in range(1000)))
+
+            assert limiter._failures == 1  # one round trip was waited for, by all
+
+    async def test_is_forgiven_when_it_is_for_a_moment(self, redis_server: RedisServer) -> None:
+        with capture_logs() as lines:
+            async with opened(redis_server.url) as limiter:
+                await spend_times(2, limiter)
+                redis_server.freeze()
+                await spend_times(1, limiter, "9/day")
+                redis_server.thaw()
+                left = await spend_times(1, limiter, "9/day")
+
+        assert left[0] in {5, 6}  # it may have counted the one that nobody waited for
+        assert lines == []
+
+    async def test_holds_up_no_stop(self, redis_server: RedisServer) -> None:
+        async with opened(redis_server.url) as limiter:
+            redis_server.freeze()
+            check = asyncio.create_task(limiter.spend(("3/day", "login", "a")))
+            await asyncio.sleep(0.01)
+            started = time.monotonic()
+            await limiter.close()
+
+        assert time.monotonic() - started < 1
+        assert (await check).remaining == 2
