@@ -80,6 +80,7 @@ SHOWN = {
     "TotpSetUp": {"secret"},
     "ApiKeyCreated": {"key", "key_id"},
     "ApiKeyRead": {"key_id"},
+    "ExportedApiKey": {"key_id"},
     "PrincipalRead": {"key_id"},
     "Introspection": {"token_type"},
     "JsonWebKeySet": {"keys"},

@@ -4,6 +4,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from bson import ObjectId
+
 
 @dataclass(slots=True)
 class RequestContext:
@@ -12,6 +14,8 @@ class RequestContext:
     user_agent: str | None = None
     # What the access log adds to its line, such as the principal.
     log: dict[str, Any] = field(default_factory=dict)
+    # The API key that the request was made with, also when it was refused.
+    api_key_id: ObjectId | None = None
     has_spent_credentials: bool = False
     # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
