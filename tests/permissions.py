@@ -150,6 +150,9 @@ POST   api-keys/{api_key_id}/activate                         superuser ? x0000x
 POST   api-keys/{api_key_id}/deactivate                       own       ? x++++++ x...
 POST   api-keys/{api_key_id}/deactivate                       user      ? x0000++ xxx+
 POST   api-keys/{api_key_id}/deactivate                       superuser ? x0000x+ xxxx
+GET    api-keys/{api_key_id}/usage                            own       ? x++++++ x...
+GET    api-keys/{api_key_id}/usage                            user      ? x0000++ xxx+
+GET    api-keys/{api_key_id}/usage                            superuser ? x0000++ xxx+
 POST   api-keys/{api_key_id}/rotate                           own       ? x++++++ x...
 POST   api-keys/{api_key_id}/rotate                           user      ? x0000++ xxx+
 POST   api-keys/{api_key_id}/rotate                           superuser ? x0000x+ xxxx

@@ -7,7 +7,7 @@ from beanie import PydanticObjectId
 from bson import ObjectId
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.api import rate_limit
 from app.core.context import current_context
@@ -143,10 +143,10 @@ async def if_match(request: Request) -> frozenset[int] | None:
 class QueryOf:
     """The query parameters of a list, read as one model: the framework reads field by field, at many times the cost."""
 
-    def __init__(self, model: type[PageQuery]) -> None:
+    def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
 
-    async def __call__(self, request: Request) -> PageQuery:
+    async def __call__(self, request: Request) -> BaseModel:
         try:
             return self.model.model_validate(dict(request.query_params))
         except ValidationError as error:
