@@ -135,6 +135,7 @@ POST   api-keys                                               -         ? x+++++
 POST   api-keys                                               -         ? x++++++ xxx+ scopes=["read"]
 POST   api-keys                                               -         ? x++++++ xxx+ scopes=["write"]
 POST   api-keys                                               -         ? xxxxx++ xxx+ scopes=["admin"]
+POST   api-keys/verify                                        own       ? xxxxx++ xxx+
 GET    api-keys/{api_key_id}                                  own       ? x++++++ x...
 GET    api-keys/{api_key_id}                                  user      ? x0000++ xxx+
 GET    api-keys/{api_key_id}                                  superuser ? x0000++ xxx+
