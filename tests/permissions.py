@@ -135,6 +135,8 @@ POST   api-keys                                               -         ? x+++++
 POST   api-keys                                               -         ? x++++++ xxx+ scopes=["read"]
 POST   api-keys                                               -         ? x++++++ xxx+ scopes=["write"]
 POST   api-keys                                               -         ? xxxxx++ xxx+ scopes=["admin"]
+GET    api-keys/expiring                                      -         ? xxxxx++ xxx+
+POST   api-keys/cleanup-expired                               -         ? xxxxx++ xxx+
 POST   api-keys/verify                                        own       ? xxxxx++ xxx+
 GET    api-keys/{api_key_id}                                  own       ? x++++++ x...
 GET    api-keys/{api_key_id}                                  user      ? x0000++ xxx+
