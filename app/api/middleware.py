@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import problem, render_error, render_unexpected
 from app.core.context import RequestContext, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
+from app.core.key_format import masked
 from app.core.key_usage import gathered as key_usage
 from app.core.logging_config import get_logger
 from app.core.network import client_address
@@ -76,7 +77,7 @@ def _log_request(scope: Scope, context: RequestContext, status: int, started: fl
         _log.info(
             "request",
             method=scope["method"],
-            path=scope["path"],
+            path=masked(scope["path"]),
             status=status,
             ms=round((time.perf_counter() - started) * 1000, 2),
             ip=context.client_ip,
