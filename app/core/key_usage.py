@@ -6,7 +6,7 @@ them, the oldest are given up.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from bson import ObjectId
@@ -14,6 +14,9 @@ from bson import ObjectId
 from app.core.clock import utc_now
 
 MAX_COUNTS: Final = 50_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_TIME: Final = timedelta(0)
+_HOUR: Final = timedelta(hours=1)
 
 
 class KeyHour(NamedTuple):
@@ -38,11 +41,13 @@ class KeyUsage:
     def __init__(self) -> None:
         self._counts: dict[KeyHour, Count] = {}
         self._lost = 0
+        self._hour = _EPOCH  # the one that is being counted
 
     def count(self, key_id: ObjectId, *, ip: str | None, is_denied: bool) -> None:
         now = utc_now()
-        name = KeyHour(key_id, now.replace(minute=0, second=0, microsecond=0))
-        count = self._counts.get(name) or self._begin(name)
+        if not _NO_TIME <= now - self._hour < _HOUR:
+            self._hour = now.replace(minute=0, second=0, microsecond=0)
+        count = self._counts.get((key_id, self._hour)) or self._begin(KeyHour(key_id, self._hour))  # type: ignore[call-overload]
         count.requests += 1
         if is_denied:
             count.denied += 1
