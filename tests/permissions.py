@@ -86,28 +86,36 @@ GET    users/{user_id}/usage                                  own       ? ++++++
 GET    users/{user_id}/usage                                  user      ? xx+++++ x+x+
 # Staff
 GET    staff/users                                            -         ? xx+++++ xxx+
+GET    staff/users/{user_id}                                  own       ? xx+++++ x...
 GET    staff/users/{user_id}                                  user      ? xx+++++ xxx+
+POST   staff/users/{user_id}/activate                         own       ? xxxxxx+ x...
 POST   staff/users/{user_id}/activate                         user      ? xxx++++ xxx+
 POST   staff/users/{user_id}/activate                         admin     ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/activate                         superuser ? xxxxxx+ xxxx
+POST   staff/users/{user_id}/credits                          own       ? xxxxxx+ x...
 POST   staff/users/{user_id}/credits                          user      ? xxxx+++ xxx+
 POST   staff/users/{user_id}/credits                          admin     ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/credits                          superuser ? xxxxxx+ xxxx
+POST   staff/users/{user_id}/deactivate                       own       ? xxxxxx+ x...
 POST   staff/users/{user_id}/deactivate                       user      ? xxx++++ xxx+
 POST   staff/users/{user_id}/deactivate                       admin     ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/deactivate                       superuser ? xxxxxx+ xxxx
+POST   staff/users/{user_id}/plan                             own       ? xxxxxx+ x...
 POST   staff/users/{user_id}/plan                             user      ? xxxx+++ xxx+
 POST   staff/users/{user_id}/plan                             admin     ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/plan                             superuser ? xxxxxx+ xxxx
+POST   staff/users/{user_id}/reset-limits                     own       ? xxxxxx+ x...
 POST   staff/users/{user_id}/reset-limits                     user      ? xxx++++ xxx+
 POST   staff/users/{user_id}/reset-limits                     admin     ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/reset-limits                     superuser ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/restore                          user      ? xxxx+++ xxx+
 POST   staff/users/{user_id}/restore                          admin     ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/restore                          superuser ? xxxxxx+ xxxx
+POST   staff/users/{user_id}/revoke-sessions                  own       ? xxxxxx+ x...
 POST   staff/users/{user_id}/revoke-sessions                  user      ? xxx++++ xxx+
 POST   staff/users/{user_id}/revoke-sessions                  admin     ? xxxxxx+ xxxx
 POST   staff/users/{user_id}/revoke-sessions                  superuser ? xxxxxx+ xxxx
+GET    staff/users/{user_id}/usage                            own       ? xx+++++ x...
 GET    staff/users/{user_id}/usage                            user      ? xx+++++ xxx+
 # Administration
 GET    admin/deleted-users                                    -         ? xxxxx++ xxx+
@@ -121,6 +129,7 @@ POST   admin/users                                            -         ? xxxxx+
 POST   admin/users                                            -         ? xxxxx++ xxx+ role="support"
 POST   admin/users                                            -         ? xxxxxx+ xxxx role="admin"
 POST   admin/users                                            -         ? xxxxxx+ xxxx role="superuser"
+PATCH  admin/users/{user_id}                                  own       ? xxxxxx+ x...
 PATCH  admin/users/{user_id}                                  user      ? xxxxx++ xxx+
 PATCH  admin/users/{user_id}                                  user      ? xxxxx++ xxx+ role="support"
 PATCH  admin/users/{user_id}                                  user      ? xxxxxx+ xxxx role="admin"

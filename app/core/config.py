@@ -91,10 +91,12 @@ class Settings(BaseSettings):
     jwt_issuer: str = Field("octopus", description="`iss` of access tokens")
     jwt_audience: str = Field("octopus", description="`aud` of access tokens")
     access_token_expire_minutes: int = Field(
-        30, ge=1, description="Life of an access token; at most 1440 in production"
+        30, ge=1, le=525_600, description="Life of an access token; at most 1440 in production"
     )
-    refresh_token_expire_days: int = Field(30, ge=1, description="Life of a refresh token; each refresh starts it anew")
-    session_max_days: int = Field(90, ge=1, description="Life of a session, however often it is refreshed")
+    refresh_token_expire_days: int = Field(
+        30, ge=1, le=3650, description="Life of a refresh token; each refresh starts it anew"
+    )
+    session_max_days: int = Field(90, ge=1, le=3650, description="Life of a session, however often it is refreshed")
     password_scheme: str = Field(
         "bcrypt", pattern="^(bcrypt|argon2id)$", description="bcrypt or argon2id; other hashes are renewed at login"
     )
@@ -111,8 +113,8 @@ class Settings(BaseSettings):
     lockout_attempts: int = Field(
         5, ge=1, le=100, description="Failed sign-ins, or wrong codes, that lock; production: 20 or less"
     )
-    lockout_window_minutes: int = Field(15, ge=1, description="After how long a failed sign-in is forgotten")
-    deleted_retention_days: int = Field(30, ge=0, description="How long a deleted account can be restored")
+    lockout_window_minutes: int = Field(15, ge=1, le=1440, description="After how long a failed sign-in is forgotten")
+    deleted_retention_days: int = Field(30, ge=0, le=3650, description="How long a deleted account can be restored")
 
     smtp_url: SecretStr | None = Field(
         None,

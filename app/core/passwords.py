@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from passlib.context import CryptContext
+from passlib.hash import bcrypt_sha256
 from zxcvbn import zxcvbn
 
 from app.core.config import get_settings
@@ -86,9 +87,18 @@ async def verify_password(password: str, hashed: str | None) -> Verdict:
 
     def verify() -> Verdict:
         is_right, new_hash = context.verify_and_update(password, hashed or _decoy(context))
+        if not is_right and hashed is not None:
+            _make_up(password, hashed)
         return Verdict(is_right and hashed is not None, new_hash if hashed else None)
 
     return await _in_thread(verify)
+
+
+def _make_up(password: str, hashed: str) -> None:
+    """Take as long for a hash of a cheaper time as for one of today: what is left is `2^today - 2^then` rounds."""
+    if _present_context().default_scheme() == bcrypt_sha256.name and bcrypt_sha256.identify(hashed):
+        for rounds in range(bcrypt_sha256.from_string(hashed).rounds, get_settings().bcrypt_rounds):
+            bcrypt_sha256.using(rounds=rounds).hash(password)
 
 
 def _present_context() -> CryptContext:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from app.core.network import is_loopback
+from app.core.rate_limit import is_at_most
 from app.core.scopes import Role
 from app.core.smtp_server import SmtpServer
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _MIN_TOKEN_LENGTH: Final = 16
 _MIN_ROUNDS: Final = 10
 _MAX_ATTEMPTS: Final = 20
+_MOST_GUESSES: Final = "120/minute"
 _MAX_ACCESS_MINUTES: Final = 24 * 60
 _POWERFUL: Final = (Role.ADMIN, Role.SUPERUSER)
 
@@ -27,6 +29,15 @@ def faults_in_production(settings: "Settings") -> list[str]:
             and len(settings.bootstrap_token.get_secret_value()) < _MIN_TOKEN_LENGTH
         ),
         "CORS_ORIGINS allows every origin": "*" in settings.cors_origins,
+        "CORS_ORIGINS lends the refresh cookie to pages without TLS": any(
+            origin.startswith("http://") for origin in settings.cors_origins
+        ),
+        "TRUSTED_PROXIES trusts everybody, so that any address can be feigned": any(
+            network.endswith("/0") for network in settings.trusted_proxies
+        ),
+        f"RATE_LIMIT_AUTH allows more than {_MOST_GUESSES}, so that credentials can be guessed": not is_at_most(
+            settings.rate_limit_auth, _MOST_GUESSES
+        ),
         "neither BOOTSTRAP_TOKEN nor MASTER_API_KEY is set, so a stranger could bootstrap": (
             settings.bootstrap_token is None and settings.master_api_key is None
         ),
@@ -37,7 +48,7 @@ def faults_in_production(settings: "Settings") -> list[str]:
         ),
     }
     faults = [fault for fault, is_true in checks.items() if is_true]
-    return faults + _faults_of_mail(settings) + _faults_of_public_url(settings.public_url)
+    return faults + _faults_of_mail(settings) + _faults_of_links(settings)
 
 
 def roles_without_second_factor(settings: "Settings") -> list[Role]:
@@ -56,8 +67,18 @@ def _faults_of_mail(settings: "Settings") -> list[str]:
     return []
 
 
-def _faults_of_public_url(url: str) -> list[str]:
+def _faults_of_links(settings: "Settings") -> list[str]:
+    """Where links of mails lead: they carry what sets a password."""
+    urls = {
+        "PUBLIC_URL": settings.public_url,
+        "PASSWORD_RESET_URL": settings.password_reset_url,
+        "EMAIL_VERIFY_URL": settings.email_verify_url,
+    }
+    return [f"{name} {fault}" for name, url in urls.items() if url is not None and (fault := _fault_of_link(url))]
+
+
+def _fault_of_link(url: str) -> str | None:
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
-        return ["PUBLIC_URL is not https://"]
-    return ["PUBLIC_URL leads to the machine of whoever opens it"] if is_loopback(parts.hostname) else []
+        return "is not https://"
+    return "leads to the machine of whoever opens it" if is_loopback(parts.hostname) else None

@@ -56,6 +56,14 @@ async def retire(api_key_id: ObjectId, *, until: datetime, is_active: bool, expi
     return result.matched_count == 1
 
 
+async def hold(api_key_id: ObjectId) -> bool:
+    """Let the transaction under way stand only if the key is active at its end. False when it is not already."""
+    result = await ApiKey.get_pymongo_collection().update_one(
+        {"_id": api_key_id, "is_active": True}, {"$set": {"held_at": utc_now()}}
+    )
+    return result.matched_count == 1
+
+
 async def remove(api_key_id: ObjectId, *, owner_id: ObjectId | None) -> ApiKey:
     removed = await find_one_and_delete(ApiKey, _reach(api_key_id, owner_id))
     if removed is None:

@@ -64,11 +64,13 @@ async def take_notice(notice_id: bytes, *, window: timedelta) -> bool:
 async def give_back(throttle_id: bytes) -> None:
     """Take one try out of the count: it was no failure, and no success either.
 
-    With it goes the lock that it brought: an earlier one had passed, or it would not have been let in.
+    With it goes the lock that it brought, not one that others have brought meanwhile by failing.
     """
-    await LoginThrottle.get_pymongo_collection().update_one(
-        {"_id": throttle_id}, {"$inc": {"tries": -1}, "$set": {"locked_until": None}}
-    )
+    without = {
+        "tries": {"$subtract": ["$tries", 1]},
+        "locked_until": {"$cond": ["$has_failed", "$locked_until", None]},
+    }
+    await LoginThrottle.get_pymongo_collection().update_one({"_id": throttle_id}, [{"$set": without}])
 
 
 async def clear(throttle_id: bytes) -> None:

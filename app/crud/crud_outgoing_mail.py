@@ -42,6 +42,6 @@ async def postpone(mail_id: ObjectId, due_at: datetime) -> None:
 
 async def give_up(mail_id: ObjectId) -> None:
     """Try no more. That there was one is kept for a month, for the operator to see; whose it was is not."""
-    personal: dict[str, object] = {"account": None, "to": None, "values": {}, "request": {}}
+    personal: dict[str, object] = {"user_id": None, "account": None, "to": None, "values": {}, "request": {}}
     failed = {"due_at": None, "failed_at": utc_now(), **personal}
     await OutgoingMail.get_pymongo_collection().update_one({"_id": mail_id}, {"$set": failed})

@@ -27,6 +27,15 @@ async def find(session_id: ObjectId) -> Session | None:
     return await Session.find_one({"_id": session_id, "expires_at": {"$gt": utc_now()}})
 
 
+async def hold(session_id: ObjectId) -> bool:
+    """Let the transaction under way stand only if the session lives at its end. False when it has ended already."""
+    now = utc_now()
+    result = await Session.get_pymongo_collection().update_one(
+        {"_id": session_id, "expires_at": {"$gt": now}}, {"$set": {"last_used_at": now}}
+    )
+    return result.matched_count == 1
+
+
 async def mark_rotated(
     session_id: ObjectId, *, spent: bytes, successor: bytes, at: datetime, life: timedelta, longest: timedelta
 ) -> Session | None:

@@ -25,6 +25,7 @@ class ApiKey(BaseDocument):
     is_active: bool = True
     expires_at: datetime | None = None
     updated_at: datetime = Field(default_factory=utc_now)
+    held_at: datetime | None = None  # when something was last made that relies on it
     rotated_from: PydanticObjectId | None = None
     lineage_id: PydanticObjectId | None = None  # of the first of those that followed each other; none for that one
     grace_until: datetime | None = None  # it was rotated, and ends here; `expires_at` is no later

@@ -78,6 +78,10 @@ class User(BaseDocument):
             IndexModel([("full_name_key", ASCENDING)], name="full_name"),
             IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="newest"),
             IndexModel([("role", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="role_newest"),
+            IndexModel([("plan", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="plan_newest"),
+            IndexModel(
+                [("is_active", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)], name="active_newest"
+            ),
         ]
 
     @property

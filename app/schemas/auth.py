@@ -1,7 +1,7 @@
 from typing import Annotated, Literal, Self
 
 from beanie import PydanticObjectId
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from app.core.principal import PrincipalKind
 from app.core.scopes import Role
@@ -33,7 +33,12 @@ class RefreshRequest(RequestBody):
 
 
 class TokenForm(RequestBody):
-    """The form of an OAuth 2 token request. `username` may hold an e-mail address; client and scope are ignored."""
+    """The form of an OAuth 2 token request. `username` may hold an e-mail address.
+
+    Client, scope and what this service does not know are ignored (RFC 6749, section 3.2).
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     grant_type: Literal["password", "refresh_token"]
     username: Line | None = None

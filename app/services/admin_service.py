@@ -33,6 +33,7 @@ async def update_user(
     """Change rights, plan and balance of an account of lower rank. Its live sessions have them from then on."""
     user = await crud_user.require(user_id)
     changes = body.model_dump(exclude_unset=True)
+    user_service.require_rank_above(user, by=by)
     user_service.require_right_to_change(user, changes, by=by)
     if "staff_level" in changes and changes.get("role", user.role) is not Role.SUPPORT:
         fault = {"loc": ["body", "staff_level"], "msg": "is only for the role support", "type": "not_support"}

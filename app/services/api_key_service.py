@@ -7,12 +7,19 @@ from bson import ObjectId
 
 from app.core import key_format, key_limits
 from app.core.clock import utc_now
-from app.core.exceptions import ConflictError, ForbiddenError, InsufficientScopeError, InvalidRequestError
+from app.core.exceptions import (
+    ConflictError,
+    ForbiddenError,
+    InsufficientScopeError,
+    InvalidApiKeyError,
+    InvalidRequestError,
+    TokenRevokedError,
+)
 from app.core.key_format import ParsedKey
 from app.core.key_limits import LIMITS
 from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import Scope, expand
-from app.crud import crud_api_key, crud_user
+from app.crud import crud_api_key, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.api_key import ApiKey
 from app.models.enums import AuditAction, MailKind
@@ -41,9 +48,9 @@ class CreatedKey(NamedTuple):
 async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
     """Create a service key as an administrator, a personal key as anybody else.
 
-    The text leaves with the result and is stored nowhere. A user is mailed of a key that is made in its session: it
-    outlives the session.
+    The text leaves with the result and is stored nowhere. The owner is mailed: a key outlives what it was made with.
     """
+    await _hold_credential(by)
     owner_id = by.owner_filter(Scope.ADMIN)
     _require_held(body.scopes, by=by)
     properties = body.model_dump() | key_limits.inherited(by, given=body.model_fields_set)
@@ -51,7 +58,7 @@ async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
     parsed = key_format.new_key()
     key = new_document(parsed, owner_id=owner_id, created_by=by.id, **properties)
     await key.insert()
-    if owner_id is not None and by.kind is PrincipalKind.USER:
+    if owner_id is not None:
         values = {"key": mail_service.harmless(key.name) or key.key_id, **mail_service.circumstances()}
         await mail_service.enqueue(MailKind.API_KEY_CREATED, user_id=owner_id, values=values)
     await audit_service.record(
@@ -80,6 +87,8 @@ async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> 
     if present.grace_until is not None and changes != {"is_active": False}:
         raise ConflictError("This key was rotated. It can be deactivated or deleted; change the one in its place.")
     is_empowered = "scopes" in changes or changes.get("is_active")
+    if is_empowered:
+        await _hold_credential(by)
     limits = present.model_dump(include=set(LIMITS)) if is_empowered else {}
     key_limits.require_within(limits | changes, by=by)
     key = await crud_api_key.change(api_key_id, changes, owner_id=owner_id)
@@ -93,10 +102,11 @@ async def rotate(api_key_id: ObjectId, body: ApiKeyRotate, *, by: Principal) -> 
     """Put a new key with the same properties in the place of one, which works on until its grace ends.
 
     They share one quota. Whoever rotates a key gets to know the new one, so no key rotates one that is stronger or
-    less limited. The owner is mailed unless it was done with another key of its own.
+    less limited. The owner is mailed.
     """
     if _is_in_use(api_key_id, by):
         raise _in_use("rotate")
+    await _hold_credential(by)
     present = await crud_api_key.require(api_key_id, owner_id=by.owner_filter(Scope.ADMIN))
     await _require_reach(present, {}, by=by)
     key_limits.require_within(present.model_dump(include=set(LIMITS)), by=by)
@@ -105,7 +115,7 @@ async def rotate(api_key_id: ObjectId, body: ApiKeyRotate, *, by: Principal) -> 
     handed_on = present.model_dump(include=_HANDED_ON)
     key = new_document(parsed, **handed_on, created_by=by.id, rotated_from=present.id, lineage_id=present.lineage)
     await key.insert()
-    await _tell_of_rotation(key, body.grace_seconds, by=by)
+    await _tell_of_rotation(key, body.grace_seconds)
     await audit_service.record(
         AuditAction.API_KEY_ROTATED,
         by=by,
@@ -129,8 +139,8 @@ async def _retire(key: ApiKey, grace: timedelta) -> None:
         raise ConflictError("This key was rotated before, or is not active.")
 
 
-async def _tell_of_rotation(key: ApiKey, grace_seconds: int, *, by: Principal) -> None:
-    if key.owner_id is None or (by.kind is PrincipalKind.API_KEY and by.user_id == key.owner_id):
+async def _tell_of_rotation(key: ApiKey, grace_seconds: int) -> None:
+    if key.owner_id is None:
         return
     end = "The old one works for a while still." if grace_seconds else "The old one does not work any more."
     values = {"key": mail_service.harmless(key.name) or key.key_id, "end": end, **mail_service.circumstances()}
@@ -146,6 +156,14 @@ async def delete(api_key_id: ObjectId, *, by: Principal) -> None:
     await _require_reach(await crud_api_key.require(api_key_id, owner_id=owner_id), {}, by=by)
     key = await crud_api_key.remove(api_key_id, owner_id=owner_id)
     await audit_service.record(AuditAction.API_KEY_DELETED, by=by, target=("api_key", key.id), name=key.name)
+
+
+async def _hold_credential(by: Principal) -> None:
+    """Whoever ends the credential in use at this moment ends what comes of it: the one transaction sees the other."""
+    if by.kind is PrincipalKind.USER and not await crud_session.hold(by.session_id):
+        raise TokenRevokedError
+    if by.kind is PrincipalKind.API_KEY and by.credential_id and not await crud_api_key.hold(by.credential_id):
+        raise InvalidApiKeyError
 
 
 def _require_held(names: list[str], *, by: Principal) -> None:

@@ -33,7 +33,9 @@ _PAGE: Final = {
 }
 # Whoever knows an address can have mails sent there, but not a stream of them.
 _PAUSE: Final = timedelta(minutes=1)
-_A_DAY: Final = 5
+_A_DAY: Final = 5  # where it is not known whose the address is
+# And nobody can use up what its owner needs: from then on one is mailed when the one before has had its time.
+_IN_A_ROW: Final = 3
 
 
 @transactional
@@ -75,7 +77,10 @@ def _is_good(token: OneTimeToken, user: User, now: datetime) -> bool:
 
 async def _were_enough(purpose: TokenPurpose, user: User, now: datetime) -> bool:
     count = await crud_one_time_token.count_since(now - LINK_REMEMBERED, user=user, purpose=purpose)
-    return count >= _A_DAY or await crud_one_time_token.was_made_since(now - _PAUSE, user=user, purpose=purpose)
+    if count >= _A_DAY and not user.is_verified:
+        return True
+    pause = _LIFE[purpose] if count >= _IN_A_ROW and user.is_verified else _PAUSE
+    return await crud_one_time_token.was_made_since(now - pause, user=user, purpose=purpose)
 
 
 def _shown(token: OneTimeToken) -> dict[str, Any]:

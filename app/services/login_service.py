@@ -1,6 +1,8 @@
 """Signing in."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from beanie import PydanticObjectId
@@ -10,7 +12,6 @@ from app.core.config import get_settings
 from app.core.context import current_context
 from app.core.exceptions import (
     AccountDisabledError,
-    AccountLockedError,
     EmailNotVerifiedError,
     InvalidCredentialsError,
     InvalidOtpError,
@@ -85,20 +86,31 @@ async def _start_with_code(
 ) -> SignedIn | None:
     """Count the code, where one is needed, and start. A wrong one does not count as a wrong password."""
     if not user.mfa_enabled:
-        return await _start(user, None, device, replaced)
+        async with _left_on_error(attempt):
+            return await _start(user, None, device, replaced)
     codes = Attempt(SECOND_FACTOR, user)
-    try:
+    async with _left_on_error(attempt):
         await codes.begin()
-        signed_in = await _start(user, otp, device, replaced)
-    except AccountLockedError:
-        await attempt.leave()
-        raise
-    except InvalidOtpError:
-        await attempt.leave()
-        await codes.fail(WRONG_CODE)
-        raise
+        try:
+            async with _left_on_error(codes, but=InvalidOtpError):
+                signed_in = await _start(user, otp, device, replaced)
+        except InvalidOtpError:
+            await codes.fail(WRONG_CODE)
+            raise
     await (codes.leave() if signed_in is None else codes.succeed())
     return signed_in
+
+
+@asynccontextmanager
+async def _left_on_error(attempt: Attempt, *, but: type[Exception] | None = None) -> AsyncIterator[None]:
+    """A fault of ours, or a failure of something else, is no failed try."""
+    try:
+        yield
+    except Exception as error:
+        if but is None or not isinstance(error, but):
+            with suppress(Exception):  # the database may be what has failed
+                await attempt.leave()
+        raise
 
 
 @transactional

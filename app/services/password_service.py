@@ -7,6 +7,7 @@ from bson import ObjectId
 from app.core.clock import utc_now
 from app.core.passwords import hash_password, personal_words, require_strong
 from app.core.principal import ANONYMOUS
+from app.core.scopes import Role
 from app.crud import crud_api_key, crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction, MailKind, TokenPurpose
@@ -18,8 +19,8 @@ async def reset(token: str, password: str) -> None:
     """Set a password by the link of a mail, which works once.
 
     It ends every session, switches off every key of the user's own, unlocks the account, and proves that the address
-    is the user's. Where that is the first proof, a second factor is dropped: it may be that of a stranger who
-    registered the address. A password that is too weak does not use up the link.
+    is the user's. Where that is the first proof, the second factor of a plain user is dropped: it may be that of a
+    stranger who registered the address. A password that is too weak does not use up the link.
     `InvalidTokenError` when the link is none of ours, was used, or has expired.
     """
     token_id = link_service.read(token, TokenPurpose.PASSWORD_RESET)
@@ -44,7 +45,7 @@ async def _reset(token_id: ObjectId, hashed_password: str) -> None:
         "is_verified": True,
         "first_verified_at": before.first_verified_at or now,
     }
-    if not before.was_ever_verified:
+    if not before.was_ever_verified and before.role.rank <= Role.USER.rank:
         changes |= {"mfa": None, "pending_mfa": None}
     expected = {"email_key": token.email_key, "is_active": True, "first_verified_at": before.first_verified_at}
     user = await crud_user.change(token.user_id, changes, expected=expected)

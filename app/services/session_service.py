@@ -26,8 +26,8 @@ from app.services import audit_service
 # A client that lost the answer may ask once more within this time.
 _REPEAT_WITHIN: Final = timedelta(seconds=10)
 _MOST: Final = 50  # sessions of one user
-# Who refreshes every half an hour gets there in six weeks. A forged token costs its reader the whole walk: some 10 ms.
-_LONGEST_WALK: Final = 2_000
+# Who refreshes every half an hour gets there in a hundred days. A forged token costs its reader the whole walk: 25 ms.
+_LONGEST_WALK: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from app.core.exceptions import (
 )
 from app.core.normalise import name_key
 from app.core.passwords import hash_password, personal_words, require_strong
-from app.core.principal import Principal
+from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import LOWEST_STAFF_LEVEL, Role, Scope
 from app.crud import crud_api_key, crud_one_time_token, crud_session, crud_user
 from app.db.mongo import transactional
@@ -79,9 +79,11 @@ async def update(
     require_right_to_change(user, asked, by=by)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id and asked.keys() & _CREDENTIALS:
+        changes = await _changes(user, asked)  # first: a password that is too weak uses no code up
         await require_password_and_code(user, current_password, otp)
         expected |= _as_proven(user)
-    changes = await _changes(user, asked)
+    else:
+        changes = await _changes(user, asked)
     return await change(user, changes, expected=expected, versions=versions, by=by)
 
 
@@ -168,6 +170,7 @@ async def delete(
     user = await crud_user.require(user_id)
     expected: dict[str, Any] = {"role": user.role}
     if user_id == by.user_id:
+        _require_person(user, by=by)
         await require_password_and_code(user, current_password, otp)
         expected |= _as_proven(user)
     else:
@@ -206,10 +209,17 @@ def require_right_to_change(user: User, asked: dict[str, Any], *, by: Principal)
     """Refuse a change of somebody of the same or a higher rank, and of roles and activity but by administrators."""
     if user.id != by.user_id:
         _require_reach(user, by=by)
+    elif asked.keys() & _CREDENTIALS:
+        _require_person(user, by=by)
     if asked.keys() & {"role", "is_active"} and not by.reaches_all(Scope.ADMIN):
         raise InsufficientScopeError("Only administrators change the role or the activity of an account.")
     if "role" in asked and asked["role"] is not user.role:
         require_right_to_assign(asked["role"], user.role, by=by)
+
+
+def _require_person(user: User, *, by: Principal) -> None:
+    if user.is_superuser and by.kind is PrincipalKind.API_KEY:
+        raise ForbiddenError("No key changes the credentials of a superuser, not even its own.")
 
 
 def _require_reach(user: User, *, by: Principal) -> None:

@@ -469,8 +469,8 @@ class TestRefresh:
         assert (event.actor.id, event.target.kind, event.target.id) == (ada.id, "session", ada.session.id)
         assert event.outcome == "failure"
 
-    @pytest.mark.parametrize(("age", "code", "session"), [(2000, "token_revoked", 401), (2001, "invalid_token", 200)])
-    async def test_knows_a_spent_token_of_two_thousand_generations_ago(
+    @pytest.mark.parametrize(("age", "code", "session"), [(5000, "token_revoked", 401), (5001, "invalid_token", 200)])
+    async def test_knows_a_spent_token_of_five_thousand_generations_ago(
         self, client: AsyncClient, age: int, code: str, session: int
     ) -> None:
         ada = await make_signed_in()
@@ -501,7 +501,7 @@ class TestRefresh:
         response = await refresh(client, f"{ada.session.id}.{'A' * 43}")
 
         assert refusal(response) == (401, "invalid_token")
-        assert walks == [(False, 2000)]
+        assert walks == [(False, 5000)]
 
     async def test_leaves_the_session_alone_when_the_secret_is_forged(self, client: AsyncClient) -> None:
         ada = await make_signed_in()

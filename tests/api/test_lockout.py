@@ -4,16 +4,20 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from httpx import AsyncClient, Response
 
 from app.core import passwords
+from app.core.exceptions import DatabaseUnavailableError
+from app.crud import crud_login_throttle
 from app.models.login_throttle import LoginThrottle
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
-from app.services import credential_service
+from app.services import credential_service, login_service, throttle_service
 from tests.api.signing_in import AUTH, WRONG, enrol, events, let_pass, log_in, outcome
 from tests.commands import Commands
 from tests.conftest import SECRET, Serve
@@ -330,6 +334,35 @@ class TestSuccess:
         responses = await asyncio.gather(*[log_in(client, ada) for _ in range(20)])
 
         assert [response.status_code for response in responses] == [200] * 20
+
+
+class TestFaultOfOurs:
+    @pytest.mark.parametrize("has_code", [False, True])
+    async def test_is_no_failure_of_who_knows_the_password(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, *, has_code: bool
+    ) -> None:
+        async with serve() as client:
+            ada = await make_user()
+            otp = {"otp": (await enrol(client, ada)).recovery_codes[0]} if has_code else {}
+            with monkeypatch.context() as broken:
+                broken.setattr(login_service, "_start", AsyncMock(side_effect=DatabaseUnavailableError))
+                for _ in range(6):
+                    assert outcome(await log_in(client, ada, **otp)) == (503, "database_unavailable")
+
+            assert outcome(await log_in(client, ada, **otp)) == (200, None)
+
+
+class TestTryThatIsTakenBack:
+    async def test_leaves_the_lock_that_others_have_brought_meanwhile(self, client: AsyncClient) -> None:
+        assert client
+        name, window = throttle_service.throttle_id("ada"), timedelta(minutes=15)
+        for _ in range(5):  # the first is still being looked at
+            assert await crud_login_throttle.take_try(name, attempts=5, window=window)
+        await crud_login_throttle.mark_failed(name)
+
+        await crud_login_throttle.give_back(name)
+
+        assert await crud_login_throttle.take_try(name, attempts=5, window=window) is None
 
 
 class TestDeactivatedAccount:

@@ -127,6 +127,19 @@ class TestSecondFactor:
         assert outcome(response) == (422, "validation_error")
 
 
+class TestWeakPassword:
+    async def test_uses_no_code_up(self, client: AsyncClient) -> None:
+        ada, phone = await enrolled(client)
+        proof = {"current_password": ada.password, "otp": phone.recovery_codes[0]}
+        me = "/api/v1/users/me"
+
+        weak = await client.patch(me, json={**proof, "password": "password12"}, headers=ada.headers)
+        strong = await client.patch(me, json={**proof, "password": "walrus-Compass-77-lagoon"}, headers=ada.headers)
+
+        assert outcome(weak) == (422, "weak_password")
+        assert outcome(strong) == (200, None)
+
+
 class TestPersonalKey:
     @pytest.mark.parametrize(("method", "change"), [("PATCH", {"password": NEW_PASSWORD}), ("DELETE", {})])
     async def test_needs_it_too(self, client: AsyncClient, method: str, change: dict[str, str]) -> None:

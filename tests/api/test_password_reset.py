@@ -11,6 +11,7 @@ from pyotp import TOTP
 
 from app.core.clock import utc_now
 from app.core.config import get_settings
+from app.models.api_key import ApiKey
 from app.models.audit_event import AuditEvent
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
@@ -282,6 +283,47 @@ class TestReset:
         assert (await log_in(client, ada, passwords[won])).status_code == 200
         assert (await log_in(client, ada, passwords[1 - won])).status_code == 401
         assert len(await events("user:password_reset")) == 1
+
+
+class TestKeysMadeMeanwhile:
+    """By whoever has a session or a key of the account that is being recovered."""
+
+    @pytest.mark.parametrize("kind", ["session", "key"])
+    async def test_do_not_outlive_the_reset(self, client: AsyncClient, mailbox: Mailbox, kind: str) -> None:
+        ada = await make_signed_in()
+        token = await mailed_token(client, mailbox, ada)
+        headers = (await make_api_key("api_keys:*", "read", owner=ada)).headers if kind == "key" else ada.headers
+        body = {"name": "thief", "scopes": ["read"]}
+
+        async def make_keys() -> list[Response]:
+            return [await client.post("/api/v1/api-keys", json=body, headers=headers) for _ in range(15)]
+
+        reset = {"token": token, "password": NEW_PASSWORD}
+        made, done = await asyncio.gather(
+            asyncio.gather(*(make_keys() for _ in range(4))), client.post(f"{AUTH}/password/reset", json=reset)
+        )
+
+        assert done.status_code == 204
+        assert any(response.status_code == 201 for responses in made for response in responses)
+        assert await ApiKey.find({"is_active": True}).count() == 0
+
+    async def test_are_not_switched_on_again_by_it(self, client: AsyncClient, mailbox: Mailbox) -> None:
+        ada = await make_signed_in()
+        token = await mailed_token(client, mailbox, ada)
+        kept = await make_api_key("read", owner=ada, is_active=False)
+        url = f"/api/v1/api-keys/{kept.document.id}/activate"
+
+        async def switch_on() -> None:
+            for _ in range(15):
+                await client.post(url, headers=ada.headers)
+
+        reset = {"token": token, "password": NEW_PASSWORD}
+        _, done = await asyncio.gather(
+            asyncio.gather(*(switch_on() for _ in range(4))), client.post(f"{AUTH}/password/reset", json=reset)
+        )
+
+        assert done.status_code == 204
+        assert await ApiKey.find({"is_active": True}).count() == 0
 
 
 class TestLinkIsVoid:

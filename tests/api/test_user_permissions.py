@@ -287,6 +287,42 @@ class TestPersonalKey:
         assert outcomes == [INSUFFICIENT_SCOPE, OK, INSUFFICIENT_SCOPE]
 
 
+class TestKeyOfASuperuser:
+    @pytest.mark.parametrize(
+        ("method", "body"),
+        [
+            ("PATCH", {"password": "walrus-Compass-77-lagoon"}),
+            ("PATCH", {"email": "thief@example.com"}),
+            ("DELETE", {}),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["me", "id"])
+    async def test_changes_no_credentials_of_its_owner(
+        self, client: AsyncClient, method: str, body: dict[str, str], path: str
+    ) -> None:
+        root = await make_user(role=Role.SUPERUSER)
+        await make_user(role=Role.SUPERUSER)
+        key = await make_api_key("users:*", owner=root)
+        url = f"{USERS}/{root.id if path == 'id' else 'me'}"
+
+        response = await client.request(
+            method, url, json={"current_password": root.password, **body}, headers=key.headers
+        )
+
+        assert outcome(response) == FORBIDDEN
+        stored = await User.get(root.id)
+        assert stored is not None
+        assert (stored.hashed_password, stored.email) == (root.document.hashed_password, root.document.email)
+
+    async def test_still_changes_its_name(self, client: AsyncClient) -> None:
+        root = await make_user(role=Role.SUPERUSER)
+        key = await make_api_key("users:*", owner=root)
+
+        response = await client.patch(f"{USERS}/me", json={"full_name": "Root"}, headers=key.headers)
+
+        assert outcome(response) == OK
+
+
 class TestRank:
     @pytest.mark.parametrize(
         "change",

@@ -202,6 +202,18 @@ class TestSecret:
         assert again == first
 
 
+class TestBounds:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("refresh_token_expire_days", "session_max_days", "deleted_retention_days"),
+            *("access_token_expire_minutes", "lockout_window_minutes"),
+        ],
+    )
+    def test_of_times_end_before_the_calendar_does(self, name: str) -> None:
+        assert name in faults_of(**{name: 5_000_000})
+
+
 class TestProduction:
     def test_starts_when_everything_is_safe(self) -> None:
         assert Settings(_env_file=None, **SAFE).environment == "production"
@@ -231,6 +243,13 @@ class TestProduction:
             ({"public_url": "https://127.0.0.1:8443/base"}, "PUBLIC_URL"),
             ({"public_url": "https://[::1]"}, "PUBLIC_URL"),
             ({"public_url": "octopus.example.com"}, "PUBLIC_URL"),
+            ({"password_reset_url": "http://app.example.com/reset"}, "PASSWORD_RESET_URL"),
+            ({"password_reset_url": "https://localhost/reset"}, "PASSWORD_RESET_URL"),
+            ({"email_verify_url": "javascript:alert(1)"}, "EMAIL_VERIFY_URL"),
+            ({"cors_origins": ["http://app.example.com"]}, "CORS_ORIGINS"),
+            ({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0"]}, "TRUSTED_PROXIES"),
+            ({"trusted_proxies": ["::/0"]}, "TRUSTED_PROXIES"),
+            ({"rate_limit_auth": "121/minute"}, "RATE_LIMIT_AUTH"),
             ({"bcrypt_rounds": 9}, "BCRYPT_ROUNDS"),
             ({"lockout_attempts": 21}, "LOCKOUT_ATTEMPTS"),
             ({"access_token_expire_minutes": 1441}, "ACCESS_TOKEN_EXPIRE_MINUTES"),
@@ -242,6 +261,7 @@ class TestProduction:
         variables = (
             *("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN", "ENCRYPTION_KEYS", "SMTP_URL"),
             *("PUBLIC_URL", "BCRYPT_ROUNDS", "LOCKOUT_ATTEMPTS", "ACCESS_TOKEN_EXPIRE_MINUTES"),
+            *("PASSWORD_RESET_URL", "EMAIL_VERIFY_URL", "TRUSTED_PROXIES", "RATE_LIMIT_AUTH"),
         )
         assert [variable for variable in variables if variable in faults] == [names]
 

@@ -84,8 +84,10 @@ class TestBothSchemes:
         assert (new_hash is None) == (then == now)
         assert new_hash is None or new_hash.startswith(START[now])
 
-    async def test_cost_the_same_without_an_account(self, then: str, now: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        del then
+
+class TestWithoutAnAccount:
+    @pytest.mark.parametrize("now", ["bcrypt", "argon2id"])
+    async def test_costs_the_same(self, now: str, monkeypatch: pytest.MonkeyPatch) -> None:
         activate(password_scheme=now)
         hashed = await hash_password(GOOD)
         await verify_password(WRONG, None)
@@ -98,6 +100,26 @@ class TestBothSchemes:
         await verify_password(WRONG, None)
 
         assert hashings == with_account == [now]
+
+    async def test_costs_the_same_as_with_a_hash_of_a_cheaper_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        activate(password_scheme="bcrypt", bcrypt_rounds=5)
+        hashed = await hash_password(GOOD)
+        activate(password_scheme="bcrypt", bcrypt_rounds=8)
+        await verify_password(WRONG, None)
+        salts: list[bytes] = []
+        hashpw = bcrypt.hashpw
+
+        def noted(password: bytes, salt: bytes) -> bytes:
+            salts.append(salt)
+            return hashpw(password, salt)
+
+        monkeypatch.setattr(bcrypt, "hashpw", noted)
+        await verify_password(WRONG, hashed)
+        with_account = sum(2 ** int(salt.split(b"$")[2]) for salt in salts)
+        salts.clear()
+        await verify_password(WRONG, None)
+
+        assert with_account == sum(2 ** int(salt.split(b"$")[2]) for salt in salts) == 2**8
 
 
 def count_hashings(monkeypatch: pytest.MonkeyPatch, hashings: list[str]) -> None:

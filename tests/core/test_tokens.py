@@ -60,6 +60,7 @@ class TestNewAccessToken:
         assert claims.keys() == {"sub", "sid", "jti", "role", "scope", "iat", "nbf", "exp", "iss", "aud"}
         assert (claims["sub"], claims["sid"], claims["role"]) == (str(USER), str(SESSION), "user")
         assert (claims["exp"] - claims["iat"], life) == (420, 420)
+        assert claims["iat"] - claims["nbf"] == 5  # a host whose clock is a little behind takes it at once
 
     def test_is_never_the_same(self) -> None:
         activate()
@@ -88,6 +89,12 @@ class TestNewAccessToken:
 
 
 class TestReadAccessToken:
+    def test_takes_a_token_of_a_host_whose_clock_is_ahead(self) -> None:
+        activate()
+        now = int(time.time())
+
+        assert read_access_token(signed(iat=now + 4, nbf=now - 1)).user_id == USER
+
     def test_gives_back_who_it_was_made_for(self) -> None:
         activate(access_token_expire_minutes=10)
 

@@ -49,6 +49,8 @@ class TestEnsureIndexes:
                     "pending_mfa.created_at partialFilterExpression",
                     "created_at-, _id-",
                     "role, created_at-, _id-",
+                    "plan, created_at-, _id-",
+                    "is_active, created_at-, _id-",
                 },
             ),
             (

@@ -378,6 +378,17 @@ class TestLinksOfADay:
         assert sent == [True] * 5 + [False] * 3 + [True]
         assert not next_day
 
+    async def test_leave_the_owner_of_a_verified_address_a_way_in(self, mailbox: Mailbox) -> None:
+        ada, reset = await make_user(is_verified=True), MailKind.PASSWORD_RESET
+
+        sent = [await self.ask(mailbox, reset, ada, timedelta(minutes=2)) for _ in range(6)]
+        within_the_hour = await self.ask(mailbox, reset, ada, timedelta(minutes=51))
+        later = [await self.ask(mailbox, reset, ada, timedelta(minutes=61)) for _ in range(8)]
+
+        # Three in a row; then one whenever the one before has had its hour.
+        assert sent == [True] * 3 + [False] * 3
+        assert (within_the_hour, later) == (False, [True] * 8)
+
     async def test_are_counted_for_each_kind_user_and_address(self, mailbox: Mailbox) -> None:
         ada, ben = await make_user(), await make_user()
         kinds, minute = (MailKind.PASSWORD_RESET, MailKind.EMAIL_VERIFICATION), timedelta(seconds=61)
