@@ -35,7 +35,7 @@ _ACTION_OF_ACTIVITY: Final[dict[bool | None, AuditAction]] = {
 # What a key has of the one that it takes the place of.
 _HANDED_ON: Final = {
     *("name", "description", "scopes", "allowed_ips", "rate_limit", "quota", "owner_id"),
-    *("expires_at", "noticed_days"),
+    "expires_at",
 }
 
 
