@@ -29,6 +29,7 @@ from app.core.rate_limit import MemoryRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
+from app.services import refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
@@ -109,6 +110,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(flush_last)
         stack.push_async_callback(_cancel, asyncio.create_task(flush_forever(), name="key_usage"))
         stack.push_async_callback(_cancel, asyncio.create_task(run_jobs(JOBS), name="jobs"))
+        stack.push_async_callback(refusal_service.flush)
+        stack.push_async_callback(_cancel, asyncio.create_task(refusal_service.keep_flushing(), name="refusals"))
         if settings.auth_cache_seconds > 0:
             tried = asyncio.Event()
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")

@@ -39,7 +39,7 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="octopus-bench-") as name:
         folder = Path(name)
-        with _stored(folder) as url, _server(folder, url) as port:
+        with _stored(folder) as url, start_server(folder, url) as (port, _):
             times = _measure(port, options.rounds)
     medians = {kind: statistics.median(times[kind]) * 1000 for kind in KINDS}
     for kind in KINDS:
@@ -105,8 +105,8 @@ async def _fill(url: str) -> None:
 
 
 @contextmanager
-def _server(folder: Path, url: str) -> Iterator[int]:
-    """The service, with its log in a file; its port."""
+def start_server(folder: Path, url: str) -> Iterator[tuple[int, "subprocess.Popen[Any]"]]:
+    """The service, with its log in a file; its port, and its process."""
     port = _free_port()
     limits = {f"RATE_LIMIT_{name}": "1000000000/minute" for name in ("ANONYMOUS", "AUTH", "AUTHENTICATED")}
     variables = {
@@ -125,7 +125,7 @@ def _server(folder: Path, url: str) -> Iterator[int]:
         process: subprocess.Popen[Any] = subprocess.Popen(command, env=variables, stdout=log, stderr=log)  # noqa: S603
         try:
             _await_port(port, process)
-            yield port
+            yield port, process
         finally:
             process.terminate()
             process.wait()

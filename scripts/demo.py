@@ -79,6 +79,7 @@ def main() -> None:
     _refuse(api, signed_in, conversation)
     if master:
         _serve(api, master, grace, conversation)
+        _look_back(api, master, ada)
     _leave(signed_in)
     print("That was Octopus. The whole contract is at /docs of the server.")
 
@@ -200,6 +201,15 @@ def _serve(api: Api, master: str, grace: dict[str, Any], conversation: str) -> N
     _title("Withdraw the key: it is dead at once")
     owner.expect(200, "POST", f"/api/v1/api-keys/{key['id']}/deactivate")
     service.expect(401, "GET", "/api/v1/auth/me")
+
+
+def _look_back(api: Api, master: str, ada: dict[str, Any]) -> None:
+    _title("The audit trail: what Ada has done, what she was refused, and whether anybody has changed a word of it")
+    owner = api.showing(Octopus_API_Key=master)
+    events = "/api/v1/admin/audit-events"
+    owner.expect(200, "GET", f"{events}?actor={ada['id']}&limit=3")
+    owner.expect(200, "GET", f"{events}?actor={ada['id']}&outcome=failure")
+    owner.expect(200, "GET", f"{events}/verify")
 
 
 def _leave(signed_in: Api) -> None:

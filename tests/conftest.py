@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 from pymongo import MongoClient
@@ -26,6 +27,7 @@ SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
 ENCRYPTION_KEY = "7Vh1cX0rPq2dQm5T8sKjW3uYzLb6NfGa9HeRiOoUxCk="
 # What production asks for besides secrets. Nothing listens there.
 PRODUCTION: dict[str, Any] = {
+    "rate_limit_auth": "120/minute",
     "environment": "production",
     "bootstrap_token": "tok-9f2b7c41d8-3e",
     "smtp_url": "smtp://127.0.0.1:9",
@@ -76,6 +78,13 @@ def mongodb() -> Iterator[MongoClient[dict[str, Any]]]:
     """One server for the whole run."""
     with embedded_server(TEST_HOME) as url, MongoClient[dict[str, Any]](url) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def logs_of_this_test() -> Iterator[None]:
+    """Whatever a test made of the log, which may lead to a file that is closed behind it, the next begins anew."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -138,6 +138,9 @@ PATCH  admin/users/{user_id}                                  admin     ? xxxxxx
 PATCH  admin/users/{user_id}                                  superuser ? xxxxxx+ xxxx
 GET    admin/jobs                                             -         ? xxxxx++ xxx+
 POST   admin/jobs/{name}/run                                  -         ? xxxxx++ xxx+
+GET    admin/audit-events                                     -         ? xxxxx++ xxx+
+GET    admin/audit-events/export                              -         ? xxxxx++ xxx+
+GET    admin/audit-events/verify                              -         ? xxxxx++ xxx+
 # API keys
 GET    api-keys                                               -         ? x++++++ xxx+
 POST   api-keys                                               -         ? x++++++ xxx+
@@ -168,6 +171,9 @@ GET    api-keys/{api_key_id}/usage                            superuser ? x0000+
 POST   api-keys/{api_key_id}/rotate                           own       ? x++++++ x...
 POST   api-keys/{api_key_id}/rotate                           user      ? x0000++ xxx+
 POST   api-keys/{api_key_id}/rotate                           superuser ? x0000x+ xxxx
+GET    api-keys/audit-logs                                    -         ? xxxxx++ xxx+
+GET    api-keys/{api_key_id}/audit-logs                       own       ? xxxxx++ x...
+GET    api-keys/{api_key_id}/audit-logs                       user      ? xxxxx++ xxx+
 # Conversations
 GET    conversations                                          -         ? +++++++ ++x+
 POST   conversations                                          -         ? x++++++ +x++

@@ -53,7 +53,7 @@ class Server:
         """The access lines of requests with such an id, once there are that many: those requests are over."""
         give_up_at = time.monotonic() + PATIENCE_SECONDS
         while True:
-            lines = [line for line in self.lines() if line["event"] == "request"]
+            lines = [line for line in self.lines() if line.get("event") == "request"]
             found = [line for line in lines if line["request_id"].startswith(request_id)]
             if len(found) >= count:
                 return found

@@ -22,6 +22,7 @@ from app.core.exceptions import (
 )
 from app.core.principal import ANONYMOUS, Principal
 from app.core.scopes import Scope
+from app.schemas.audit_query import AnchorQuery, AuditExportQuery, AuditQuery, KeyAuditQuery, KeysAuditQuery
 from app.schemas.page import (
     ApiKeyQuery,
     ConversationQuery,
@@ -80,6 +81,7 @@ async def _authenticated(request: Request) -> Principal | None:
     if len(tokens) + len(keys) > 1:
         raise AmbiguousCredentialsError
     principal = await (auth_service.authenticate_token(_bearer(tokens[0])) if tokens else _of_key(keys[0]))
+    current_context().principal = principal
     current_context().log["principal"] = principal.rate_key
     return principal
 
@@ -165,6 +167,7 @@ StaffViewer = Annotated[Principal, Depends(Needs(Scope.STAFF_VIEW, over_others=T
 StaffAssistant = Annotated[Principal, Depends(Needs(Scope.STAFF_ASSIST, over_others=True))]
 StaffManager = Annotated[Principal, Depends(Needs(Scope.STAFF_MANAGE, over_others=True))]
 Administrator = Annotated[Principal, Depends(Needs(Scope.ADMIN, over_others=True))]
+AuditReader = Annotated[Principal, Depends(Needs(Scope.AUDIT_READ, over_others=True))]
 TokenInspector = Annotated[Principal, Depends(Needs(Scope.TOKENS_INTROSPECT, over_others=True))]
 ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
 ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
@@ -177,6 +180,11 @@ CREDENTIALS_RATE: Final = Depends(_spend_credentials)
 
 IfMatch = Annotated[frozenset[int] | None, Depends(if_match)]
 Id = PydanticObjectId
+Anchor = Annotated[AnchorQuery, Depends(QueryOf(AnchorQuery))]
+AuditList = Annotated[AuditQuery, Depends(QueryOf(AuditQuery))]
+AuditExport = Annotated[AuditExportQuery, Depends(QueryOf(AuditExportQuery))]
+KeyAuditList = Annotated[KeyAuditQuery, Depends(QueryOf(KeyAuditQuery))]
+KeysAuditList = Annotated[KeysAuditQuery, Depends(QueryOf(KeysAuditQuery))]
 ApiKeyList = Annotated[ApiKeyQuery, Depends(QueryOf(ApiKeyQuery))]
 ConversationList = Annotated[ConversationQuery, Depends(QueryOf(ConversationQuery))]
 SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]

@@ -25,6 +25,7 @@ from app.core import exceptions
 from app.core.context import current_context
 from app.core.exceptions import AppError
 from app.core.logging_config import get_logger
+from app.services import refusal_service
 
 STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.InvalidRequestError: HTTPStatus.BAD_REQUEST,
@@ -97,16 +98,24 @@ def register_error_handlers(app: FastAPI) -> None:
 
 
 def _counted(handler: Handler) -> Handler:
-    """Let a refusal spend its budget, and refuse the request for that when there is none left."""
+    """Let a refusal spend its budget, and refuse the request for that when there is none left. Both are recorded."""
 
     async def handle(request: Request, error: Exception) -> Response:
         try:
             spend_on_refusal(request, error)
         except AppError as too_many:
+            await _record(request, too_many)
             return await _on_app_error(request, too_many)
+        await _record(request, error)
         return await handler(request, error)
 
     return handle
+
+
+async def _record(request: Request, error: Exception) -> None:
+    if isinstance(error, AppError) and refusal_service.is_refusal(error):
+        route = getattr(request.scope.get("route"), "path", "")
+        await refusal_service.record(error, method=request.method, route=route)
 
 
 def render_unexpected(path: str, error: Exception) -> Response:

@@ -5,27 +5,22 @@ import re
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from cryptography.fernet import MultiFernet
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core import encryption, key_format, signing
+from app.core import encryption, signing
 from app.core.development_secret import development_secret
 from app.core.keyring import Keyring
 from app.core.network import parse_network
 from app.core.production import faults_in_production
 from app.core.rate_limit import is_rate
 from app.core.scopes import Role
+from app.core.secret_checks import faults_of_secrets
 from app.core.smtp_server import SmtpServer
-
-MIN_SECRET_BYTES: Final = 32
-MIN_DISTINCT_CHARACTERS: Final = 8  # no random secret of that length has fewer
-_PLACEHOLDER: Final = re.compile(
-    r"change.?(me|this|it)|example|your.?secret|secret.?key|password|default", re.IGNORECASE
-)
 
 
 class Environment(StrEnum):
@@ -91,10 +86,10 @@ class Settings(BaseSettings):
     jwt_issuer: str = Field("octopus", description="`iss` of access tokens")
     jwt_audience: str = Field("octopus", description="`aud` of access tokens")
     access_token_expire_minutes: int = Field(
-        30, ge=1, le=525_600, description="Life of an access token; at most 1440 in production"
+        30, ge=1, le=525_600, description="Life of an access token; production: <= 1440"
     )
     refresh_token_expire_days: int = Field(
-        30, ge=1, le=3650, description="Life of a refresh token; each refresh starts it anew"
+        30, ge=1, le=3650, description="Life of a refresh token, from each refresh on"
     )
     session_max_days: int = Field(90, ge=1, le=3650, description="Life of a session, however often it is refreshed")
     password_scheme: str = Field(
@@ -111,10 +106,11 @@ class Settings(BaseSettings):
         (), description="Roles that need a second factor, comma-separated; production warns without admin,superuser"
     )
     lockout_attempts: int = Field(
-        5, ge=1, le=100, description="Failed sign-ins, or wrong codes, that lock; production: 20 or less"
+        5, ge=1, le=100, description="Wrong passwords, or codes, that lock; production: 20 or less"
     )
     lockout_window_minutes: int = Field(15, ge=1, le=1440, description="After how long a failed sign-in is forgotten")
     deleted_retention_days: int = Field(30, ge=0, le=3650, description="How long a deleted account can be restored")
+    audit_retention_days: int = Field(0, ge=0, le=36_500, description="How long audit events are kept; 0: for good")
 
     smtp_url: SecretStr | None = Field(
         None,
@@ -213,40 +209,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:
-        faults = [*self._faults_of_secrets()]
+        faults = faults_of_secrets(self)
         if self.environment is Environment.PRODUCTION:
             faults += faults_in_production(self)
         if faults:
             raise ValueError(f"refusing to start in {self.environment}: " + "; ".join(faults))
         return self
 
-    def _faults_of_secrets(self) -> list[str]:
-        faults = []
-        if self.secret_key is None and not self._may_generate_secret:
-            faults.append("SECRET_KEY is missing")
-        faults += _faults_of("SECRET_KEY", self.secret_key)
-        for previous in self.previous_secret_keys:
-            faults += _faults_of("a key of PREVIOUS_SECRET_KEYS", previous)
-        if not self.encryption_keys and not self._may_generate_secret:
-            faults.append("ENCRYPTION_KEYS is missing")
-        if not all(encryption.is_key(key.get_secret_value()) for key in self.encryption_keys):
-            faults.append("a key of ENCRYPTION_KEYS is not a Fernet key; scripts/generate_secrets.py prints one")
-        if self.master_api_key and key_format.parse(self.master_api_key.get_secret_value()) is None:
-            faults.append("MASTER_API_KEY is not an API key; scripts/generate_secrets.py prints one")
-        return faults + self._faults_of_signing()
-
-    def _faults_of_signing(self) -> list[str]:
-        if self.jwt_algorithm == signing.SECRETS_ALGORITHM:
-            is_ignored = self.jwt_private_key_file is not None
-            return ["JWT_PRIVATE_KEY_FILE is set, but HS256 does not use it; set JWT_ALGORITHM"] if is_ignored else []
-        try:
-            _ = self.token_keys  # read here, once
-        except signing.SigningKeyError as error:
-            return [str(error)]
-        return []
-
     @property
-    def _may_generate_secret(self) -> bool:
+    def may_generate_secret(self) -> bool:
         return self.environment in {Environment.DEVELOPMENT, Environment.TEST}
 
     @property
@@ -271,17 +242,6 @@ class Settings(BaseSettings):
         """Encrypts what is secret at rest and must be read again; in development under keys derived from the secret."""
         keys = [key.get_secret_value().encode() for key in self.encryption_keys]
         return encryption.cipher_of(keys or [encryption.key_from(derived) for derived in self.keyring.derive("cipher")])
-
-
-def _faults_of(name: str, secret: SecretStr | None) -> list[str]:
-    if secret is None:
-        return []
-    text = secret.get_secret_value()
-    if len(text.encode()) < MIN_SECRET_BYTES:
-        return [f"{name} is shorter than {MIN_SECRET_BYTES} bytes"]
-    if _PLACEHOLDER.search(text) or len(set(text)) < MIN_DISTINCT_CHARACTERS:
-        return [f"{name} is a placeholder, not a random value"]
-    return []
 
 
 _active: Settings | None = None

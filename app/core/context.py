@@ -2,7 +2,10 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.core.principal import Principal
 
 from bson import ObjectId
 
@@ -17,6 +20,9 @@ class RequestContext:
     # The API key that the request was made with, also when it was refused.
     api_key_id: ObjectId | None = None
     has_spent_credentials: bool = False
+    # Whoever the credential of the request belongs to, once that is known.
+    principal: "Principal | None" = None
+    has_recorded_failure: bool = False
     # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 

@@ -75,6 +75,8 @@ def _is_secret_name(name: str) -> bool:
 
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    if "event.kind" in event:  # an audit event: in its schema `event` is an object, and a line has a `message`
+        event["message"] = event.pop("event")
     try:
         return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # what orjson can't write, such as half a surrogate pair: a line must not be lost for that

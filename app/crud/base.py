@@ -51,7 +51,11 @@ class Listing(NamedTuple):
             {**dict(zip(self.sort[:depth], position[:depth], strict=True)), field: {beyond: position[depth]}}
             for depth, field in enumerate(self.sort)
         ]
-        return {"$and": [self.where, {"$or": steps}]} if len(steps) > 1 else {"$and": [self.where, *steps]}
+        if len(steps) == 1:
+            return {"$and": [self.where, *steps]}
+        # Says nothing new, but lets the index begin at the cursor also when the filter has bounds of its own.
+        bound = {self.sort[0]: {f"{beyond}e": position[0]}}
+        return {"$and": [self.where, bound, {"$or": steps}]}
 
     def page(self, rows: list[T], limit: int) -> Page[T]:
         """Cut the row that was read beyond the page, and make a cursor of the last one that stays."""

@@ -50,7 +50,7 @@ def usage(user_id: ObjectId) -> Batches:
 def audit_events(user_id: ObjectId) -> Batches:
     """What it did, and what was done to it: two ranges of two indexes, merged in order."""
     concerned: Raw = {"$or": [{"actor.id": user_id}, {"target.id": user_id}]}
-    return _walk(Listing("audit_events", concerned, ["_id"], ASCENDING))
+    return _walk(Listing("audit_events", concerned, ["time", "_id"], ASCENDING))
 
 
 async def _walk(listing: Listing, fields: Raw | None = None) -> Batches:

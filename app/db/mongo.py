@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar
 
 from beanie import init_beanie
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
@@ -41,7 +41,8 @@ _RELEASE_EVERY_SECONDS: Final = 0.5
 _FIRST_BACKOFF_SECONDS: Final = 0.005
 _LONGEST_BACKOFF_SECONDS: Final = 0.5
 # The hot paths render every time as UTC, so the driver need not attach a zone to each.
-_NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False)
+# One that no `datetime` can hold, which only a stranger can have stored, must not keep a row from being read.
+_NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 # What the server says when one document would hold more than 16 MB.
 _TOO_LARGE: Final = frozenset({4568, 10334, 17420})

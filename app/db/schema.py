@@ -13,6 +13,7 @@ from pymongo.errors import DuplicateKeyError
 from app.core.clock import utc_now
 from app.models.api_key import ApiKey
 from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage, ApiKeyUsageBatch
+from app.models.audit_chain import AuditChain
 from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.deleted_user import DeletedUser
@@ -32,6 +33,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     ApiKeyQuota,
     ApiKeyUsage,
     ApiKeyUsageBatch,
+    AuditChain,
     AuditEvent,
     Conversation,
     DeletedConversation,

@@ -60,6 +60,8 @@ class AuditAction(StrEnum):
     API_KEY_ROTATED = "api_key:rotated"
     API_KEY_UPDATED = "api_key:updated"
     API_KEYS_DEACTIVATED = "api_keys:deactivated"
+    AUDIT_EXPORTED = "audit:exported"
+    AUDIT_PRUNED = "audit:pruned"
     CONVERSATION_CREATED = "conversation:created"
     CONVERSATION_DELETED = "conversation:deleted"
     CONVERSATION_UPDATED = "conversation:updated"
@@ -75,6 +77,8 @@ class AuditAction(StrEnum):
     PASSWORD_RESET_REQUESTED = "password_reset:requested"  # noqa: S105 - no password
     RECOVERY_CODE_USED = "recovery_code:used"
     RECOVERY_CODES_RENEWED = "recovery_codes:renewed"
+    REQUEST_REFUSED = "request:refused"
+    REQUESTS_REFUSED = "requests:refused"
     SERVICE_BOOTSTRAPPED = "service:bootstrapped"
     SESSION_CREATED = "session:created"
     SESSION_ENDED = "session:ended"

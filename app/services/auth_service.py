@@ -7,6 +7,7 @@ from datetime import datetime
 from app.core import key_format, live_cache
 from app.core.clock import utc_now
 from app.core.config import get_settings
+from app.core.context import current_context
 from app.core.exceptions import (
     ApiKeyExpiredError,
     InvalidApiKeyError,
@@ -53,6 +54,7 @@ async def authenticate_token(token: str) -> Principal:
 async def authenticate_api_key(text: str, *, ip: str | None) -> Principal:
     """The service, or the user, behind an API key that is used from this address."""
     principal = await identify_api_key(text)
+    current_context().principal = principal  # a refusal is its, too
     if principal.allowed_ips and not is_in(ip, principal.allowed_ips):
         raise IpNotAllowedError(api_key_id=principal.credential_id)
     return principal

@@ -18,6 +18,7 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from app.core.clock import utc_now
+from app.core.exceptions import AppError
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.crud import crud_job
@@ -147,7 +148,8 @@ async def _outcome_of(kind: JobType, holder: str) -> tuple[JobOutcome, dict[str,
     if work.cancelled():
         return JobOutcome.INTERRUPTED, {}, None
     if (error := work.exception()) is not None:
-        _log.error("job_failed", job=kind.name, exc_info=error)
+        is_told = isinstance(error, AppError)  # its message says all there is
+        _log.error("job_failed", job=kind.name, error=str(error), exc_info=None if is_told else error)
         return JobOutcome.FAILURE, {}, type(error).__name__
     return JobOutcome.SUCCESS, work.result()._asdict(), None
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from apscheduler.triggers.interval import IntervalTrigger
 
-from app.services import key_expiry_service, purge_service
+from app.services import audit_chain_service, key_expiry_service, purge_service
 from app.services.job_service import JobType
 
 JOBS: Final = (
@@ -28,5 +28,19 @@ JOBS: Final = (
         "every hour",
         IntervalTrigger(hours=1),
         key_expiry_service.warn,
+    ),
+    JobType(
+        "seal_audit",
+        "Give audit events their place in the chain.",
+        "every 5 seconds",
+        IntervalTrigger(seconds=5),
+        audit_chain_service.seal,
+    ),
+    JobType(
+        "prune_audit",
+        "Remove audit events that are older than AUDIT_RETENTION_DAYS, if it is set.",
+        "every hour",
+        IntervalTrigger(hours=1),
+        audit_chain_service.prune,
     ),
 )

@@ -8,7 +8,6 @@ import pytest
 import structlog
 from bson import ObjectId
 from httpx import AsyncClient
-from pymongo.errors import ConnectionFailure
 
 from app.core.key_usage import KeyUsage, gathered
 from app.crud import crud_key_usage
@@ -159,7 +158,7 @@ class TestFlush:
         await use(client, key)
 
         async def fail(*_: Any) -> None:
-            raise ConnectionFailure
+            raise RuntimeError("the database is away")
 
         for name in ("open_hours", "add"):
             with monkeypatch.context() as away:
@@ -179,7 +178,7 @@ class TestFlush:
             await use(client, key)
 
         async def fail(*_: Any) -> None:
-            raise ConnectionFailure
+            raise RuntimeError("the database is away")
 
         with monkeypatch.context() as away:
             away.setattr(crud_key_usage, "note_last_uses", fail)  # what comes after the counts are there
@@ -203,7 +202,7 @@ class TestFlush:
 
         async def break_off(*arguments: Any) -> None:
             await add(*arguments)
-            raise ConnectionFailure
+            raise RuntimeError("the database is away")
 
         with monkeypatch.context() as away:
             away.setattr(crud_key_usage, "add", break_off)

@@ -24,7 +24,7 @@ def log_lines(capfd: Captured) -> list[dict[str, Any]]:
 
 
 def access_lines(capfd: Captured) -> list[dict[str, Any]]:
-    return [line for line in log_lines(capfd) if line["event"] == "request"]
+    return [line for line in log_lines(capfd) if line.get("event") == "request"]
 
 
 class TestRequestId:

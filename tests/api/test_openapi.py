@@ -156,8 +156,9 @@ class TestOperations:
             good = {status: answer for status, answer in operation["responses"].items() if status < "300"}
             assert good, (method, path)
             for status, answer in good.items():
-                schema = answer.get("content", {}).get("application/json", {}).get("schema")
-                assert bool(schema) == (status != "204"), (method, path)
+                kinds = answer.get("content", {})
+                assert bool(kinds) == (status != "204"), (method, path)
+                assert all(kind.get("schema") for kind in kinds.values()), (method, path)
 
     async def test_describe_every_error_as_a_problem(self, document: Document) -> None:
         for method, path, operation in operations(document):

@@ -30,7 +30,9 @@ async def keys_of(database: Database, collection: str) -> set[str]:
     described = set()
     for index in (await database[collection].index_information()).values():
         fields = ", ".join(f"{name}{'-' if direction == -1 else ''}" for name, direction in index["key"])
-        marks = [mark for mark in ("unique", "expireAfterSeconds", "partialFilterExpression") if mark in index]
+        marks = [
+            mark for mark in ("unique", "sparse", "expireAfterSeconds", "partialFilterExpression") if mark in index
+        ]
         described.add(" ".join([fields, *marks]))
     return described
 
@@ -95,7 +97,19 @@ class TestEnsureIndexes:
                 },
             ),
             ("messages", {"conversation_id, seq unique", "user_id, _id"}),
-            ("audit_events", {"actor.id, _id-", "target.id, _id-", "action, _id-", "time-"}),
+            (
+                "audit_events",
+                {
+                    "actor.id, time-, _id-",
+                    "target.id, time-, _id-",
+                    "action, time-, _id-",
+                    "ip, time-, _id-",
+                    "time-, _id-",
+                    "outcome, time-, _id- partialFilterExpression",
+                    "seq unique sparse",
+                    "seq, _id partialFilterExpression",
+                },
+            ),
             (
                 "deleted_users",
                 {

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from app.api.v1.endpoints import (
     admin_users,
     api_keys,
+    audit_events,
     auth,
     bootstrap,
     conversations,
@@ -40,6 +41,7 @@ ROUTERS = (
     introspection,
     key_verification,
     key_expiry,
+    audit_events,
     api_keys,
     key_usage,
     usage,

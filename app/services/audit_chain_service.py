@@ -1,0 +1,144 @@
+"""The chain: sealing events into it, and removing its beginning after the retention.
+
+Events are inserted without a place, so that nobody waits for another. Places are given in batches, each one
+transaction that moves the head of the chain from where the sealer saw it: of two sealers at once one gets it, and
+whoever dies leaves a whole chain. The order of the chain is the order of sealing.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from app.core.clock import utc_now
+from app.core.config import get_settings
+from app.core.exceptions import ConflictError
+from app.core.hash_chain import START, Link, sealed
+from app.core.logging_config import get_logger
+from app.core.principal import Principal
+from app.crud import crud_audit_event
+from app.db.mongo import Raw, transactional
+from app.models.enums import AuditAction
+from app.schemas.audit_event import event_of
+from app.services import audit_service
+
+_BATCH: Final = 500
+_ATTEMPTS: Final = 3
+_PRUNED_AT_ONCE: Final = 2000
+_PRUNER: Final = Principal.system("audit retention")
+
+_log = get_logger(__name__)
+
+
+class Sealed(NamedTuple):
+    sealed: int
+
+
+class Pruned(NamedTuple):
+    pruned: int
+
+
+class ChainBrokenError(ConflictError):
+    message = "The audit chain does not fit what is stored. GET /api/v1/admin/audit-events/verify says where."
+
+
+async def seal() -> Sealed:
+    """Seal all there is: how many. The head is in the log afterwards, as an anchor outside of the database."""
+    count, failed = 0, 0
+    last = await _end()
+    while not _must_stop() and (rows := await crud_audit_event.unsealed(limit=_BATCH)):
+        events = await asyncio.to_thread(_chained, rows, last)
+        if await _append(last, events):
+            count, failed, last = count + len(events), 0, _place(events[-1])
+            continue
+        present = await _end()
+        failed = failed + 1 if present == last else 0  # else another sealer was faster
+        if failed == _ATTEMPTS:
+            raise ChainBrokenError
+        last = present
+    if count:
+        _log.info("audit_sealed", count=count, seq=last.seq, head=last.hash)
+    return Sealed(count)
+
+
+def _chained(rows: Sequence[Raw], after: Link) -> list[Raw]:
+    return sealed((event_of(row) for row in rows), after)
+
+
+def _place(event: Raw) -> Link:
+    return Link(event["seq"], event["hash"])
+
+
+async def _end() -> Link:
+    """The last event, or the place before the first. A chain that has lost its head is not begun anew."""
+    head = await crud_audit_event.find_head()
+    if head is not None:
+        return head.last
+    if await crud_audit_event.from_seq(0, limit=1, fields={"_id": 1}):
+        raise ChainBrokenError
+    await crud_audit_event.ensure_head(START)
+    return START
+
+
+async def _append(last: Link, events: Sequence[Raw]) -> bool:
+    """False when the chain does not end there any more, or an event can't have its place."""
+    try:
+        await _move(last, events)
+    except ConflictError:
+        return False
+    return True
+
+
+@transactional
+async def _move(last: Link, events: Sequence[Raw]) -> None:
+    """The head and the events, or neither."""
+    if not await crud_audit_event.move_head(last, _place(events[-1])) or not await crud_audit_event.seal(events):
+        raise ConflictError
+
+
+async def prune() -> Pruned:
+    """Remove the events at the beginning of the chain that are past the retention: how many."""
+    days, count = get_settings().audit_retention_days, 0
+    while days and not _must_stop() and (removed := await _prune_some(utc_now() - timedelta(days=days))):
+        count += removed
+    return Pruned(count)
+
+
+@transactional
+async def _prune_some(before: datetime) -> int:
+    """One batch. Where the chain begins from then on is part of the head, and of the event that tells of it."""
+    head = await crud_audit_event.find_head()
+    if head is None:
+        return 0
+    old = head.beginning
+    fields = {"seq": 1, "hash": 1, "time": 1}
+    rows = await crud_audit_event.from_seq(old.seq + 1, limit=_PRUNED_AT_ONCE, fields=fields)
+    due = _leading(rows, before.replace(tzinfo=None))
+    if not due:
+        return 0
+    new = _place(due[-1])
+    whole = new.seq - old.seq == len(due) and new.seq <= head.seq
+    if not whole or not await crud_audit_event.move_beginning(old, new):
+        raise ChainBrokenError
+    if await crud_audit_event.remove(old.seq + 1, new.seq) != len(due):
+        raise ChainBrokenError
+    await audit_service.record(
+        AuditAction.AUDIT_PRUNED, by=_PRUNER, target=("audit", None), count=len(due), seq=new.seq, last=new.hash
+    )
+    return len(due)
+
+
+def _leading(rows: Sequence[Raw], before: datetime) -> list[Raw]:
+    """The rows up to the first that is too young. Times of the database are naive."""
+    leading = []
+    for row in rows:
+        if row["time"] >= before:
+            break
+        leading.append(row)
+    return leading
+
+
+def _must_stop() -> bool:
+    """Whether this task was cancelled. The driver may swallow the cancellation itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
