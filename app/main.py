@@ -34,6 +34,7 @@ from app.services import refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
+from app.services.key_usage_service import flush_forever, flush_last
 from app.services.mail_service import send_forever
 
 _EXPOSED_HEADERS = [
@@ -116,6 +117,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         background.start(finish_deletions(), name="finish_deletions")
         sender = asyncio.create_task(send_forever(), name="outbox")
         stack.push_async_callback(_cancel, sender)
+        stack.push_async_callback(flush_last)
+        stack.push_async_callback(_cancel, asyncio.create_task(flush_forever(), name="key_usage"))
         stack.push_async_callback(_cancel, asyncio.create_task(run_jobs(JOBS), name="jobs"))
         stack.push_async_callback(refusal_service.flush)
         stack.push_async_callback(_cancel, asyncio.create_task(refusal_service.keep_flushing(), name="refusals"))

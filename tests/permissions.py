@@ -147,6 +147,9 @@ POST   api-keys                                               -         ? x+++++
 POST   api-keys                                               -         ? x++++++ xxx+ scopes=["read"]
 POST   api-keys                                               -         ? x++++++ xxx+ scopes=["write"]
 POST   api-keys                                               -         ? xxxxx++ xxx+ scopes=["admin"]
+GET    api-keys/expiring                                      -         ? xxxxx++ xxx+
+POST   api-keys/cleanup-expired                               -         ? xxxxx++ xxx+
+POST   api-keys/verify                                        own       ? xxxxx++ xxx+
 GET    api-keys/{api_key_id}                                  own       ? x++++++ x...
 GET    api-keys/{api_key_id}                                  user      ? x0000++ xxx+
 GET    api-keys/{api_key_id}                                  superuser ? x0000++ xxx+
@@ -162,6 +165,12 @@ POST   api-keys/{api_key_id}/activate                         superuser ? x0000x
 POST   api-keys/{api_key_id}/deactivate                       own       ? x++++++ x...
 POST   api-keys/{api_key_id}/deactivate                       user      ? x0000++ xxx+
 POST   api-keys/{api_key_id}/deactivate                       superuser ? x0000x+ xxxx
+GET    api-keys/{api_key_id}/usage                            own       ? x++++++ x...
+GET    api-keys/{api_key_id}/usage                            user      ? x0000++ xxx+
+GET    api-keys/{api_key_id}/usage                            superuser ? x0000++ xxx+
+POST   api-keys/{api_key_id}/rotate                           own       ? x++++++ x...
+POST   api-keys/{api_key_id}/rotate                           user      ? x0000++ xxx+
+POST   api-keys/{api_key_id}/rotate                           superuser ? x0000x+ xxxx
 GET    api-keys/audit-logs                                    -         ? xxxxx++ xxx+
 GET    api-keys/{api_key_id}/audit-logs                       own       ? xxxxx++ x...
 GET    api-keys/{api_key_id}/audit-logs                       user      ? xxxxx++ xxx+

@@ -18,10 +18,11 @@ from app.core.clock import utc_now
 from app.core.config import Settings
 from app.core.scopes import Role
 from app.main import create_app
+from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage
 from app.models.audit_event import AuditEvent
 from app.models.deleted_user import DeletedUser
 from app.models.usage_counter import UsageCounter, UsageTotal
-from app.services import audit_chain_service, purge_service
+from app.services import audit_chain_service, key_expiry_service, key_usage_service, purge_service
 from tests.api.test_openapi import Document, operations, references, resolved
 from tests.conftest import client_of, running
 from tests.factories import (
@@ -82,6 +83,8 @@ SHOWN = {
     "TotpSetUp": {"secret"},
     "ApiKeyCreated": {"key", "key_id"},
     "ApiKeyRead": {"key_id"},
+    "ExportedApiKey": {"key_id"},
+    "KeyVerification": {"key_id"},
     "PrincipalRead": {"key_id"},
     "Introspection": {"token_type"},
     "JsonWebKeySet": {"keys"},
@@ -100,6 +103,7 @@ COLLECTIONS = {
     "messages",
     "audit_events",
 }
+COLLECTIONS |= {"api_key_quotas", "api_key_usage"}
 COLLECTIONS |= {"deleted_users", "usage_counters", "usage_totals"}
 COLLECTIONS |= {"audit_chain"}
 EVENT = {
@@ -271,7 +275,9 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
         purge_at=utc_now() + timedelta(days=30),
     )
     await gone.insert()
-    for document in [*stored, counter, total, gone]:
+    usage = await ApiKeyUsage(key_id=key.document.id, hour=utc_now()).insert()
+    drawn = await ApiKeyQuota(key_id=key.document.id, window="2026-11", expires_at=utc_now() + timedelta(1)).insert()
+    for document in [*stored, counter, total, gone, usage, drawn]:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -335,8 +341,30 @@ async def _use_keys(client: AsyncClient, ada: dict[str, str], service: dict[str,
         answer = await client.post("/api/v1/auth/introspect", headers=service, data={"token": token})
         assert answer.json()["active"] is True
     assert (await client.patch(f"{keys}/{made['id']}", headers=ada, json={"name": "cd"})).status_code == 200
+    await _use_up_keys(client, ada, service, made)
     assert (await client.post(f"{keys}/{made['id']}/deactivate", headers=ada)).status_code == 200
     assert (await client.delete(f"{keys}/{made['id']}", headers=ada)).status_code == 204
+
+
+async def _use_up_keys(client: AsyncClient, ada: dict[str, str], service: dict[str, str], made: dict[str, Any]) -> None:
+    keys = "/api/v1/api-keys"
+    soon = utc_now() + timedelta(days=3)
+    changes = {"quota": {"limit": 2, "period": "day"}, "expires_at": soon.isoformat()}
+    assert (await client.patch(f"{keys}/{made['id']}", headers=ada, json=changes)).status_code == 200
+    for valid in (True, True, False):
+        answer = await client.post(f"{keys}/verify", headers=service, json={"key": made["key"]})
+        assert answer.json()["valid"] is valid
+    assert (await client.get(keys, headers=ada)).status_code == 200
+    page = await client.get(f"{keys}/expiring?limit=1", headers=service)
+    assert [key["id"] for key in page.json()] == [made["id"]]
+    await key_usage_service.flush()
+    await key_expiry_service.warn()
+    rotated = await client.post(f"{keys}/{made['id']}/rotate", headers=ada, json={"grace_seconds": 600})
+    assert rotated.status_code == 200
+    for bucket in ("hour", "day"):
+        usage = await client.get(f"{keys}/{made['id']}/usage?bucket={bucket}", headers=ada)
+        assert sum(row["requests"] for row in usage.json()) == 4
+    assert (await client.post(f"{keys}/cleanup-expired", headers=service)).status_code == 200
 
 
 async def _use_conversations(

@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Final
 
 from beanie import PydanticObjectId
+from bson import ObjectId
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -14,7 +15,9 @@ from app.core.exceptions import (
     AmbiguousCredentialsError,
     InsufficientScopeError,
     InvalidTokenError,
+    IpNotAllowedError,
     MfaRequiredError,
+    RejectedCredentialError,
     UnauthenticatedError,
 )
 from app.core.principal import ANONYMOUS, Principal
@@ -29,7 +32,7 @@ from app.schemas.page import (
     PageQuery,
     UserQuery,
 )
-from app.services import auth_service
+from app.services import auth_service, key_quota_service
 
 API_KEY_HEADER: Final = "octopus-api-key"
 
@@ -48,6 +51,12 @@ class Needs:
         self.over_others = over_others
 
     async def __call__(self, request: Request) -> Principal:
+        principal = await self.admitted(request)
+        await key_quota_service.draw(principal)
+        return principal
+
+    async def admitted(self, request: Request) -> Principal:
+        """The same, before anything is drawn on the quota of its key."""
         principal = await _authenticated(request)
         if principal is None:
             raise UnauthenticatedError
@@ -66,17 +75,26 @@ class Needs:
 
 async def _authenticated(request: Request) -> Principal | None:
     """The principal that the request shows credentials of; none when it shows none."""
-    authorization, api_key = request.headers.get("authorization"), request.headers.get(API_KEY_HEADER)
-    if authorization is None and api_key is None:
+    tokens, keys = request.headers.getlist("authorization"), request.headers.getlist(API_KEY_HEADER)
+    if not tokens and not keys:
         return None
-    if authorization is not None and api_key is not None:
+    if len(tokens) + len(keys) > 1:
         raise AmbiguousCredentialsError
-    if authorization is not None:
-        principal = await auth_service.authenticate_token(_bearer(authorization))
-    else:
-        principal = await auth_service.authenticate_api_key(api_key or "", ip=current_context().client_ip)
+    principal = await (auth_service.authenticate_token(_bearer(tokens[0])) if tokens else _of_key(keys[0]))
     current_context().principal = principal
     current_context().log["principal"] = principal.rate_key
+    return principal
+
+
+async def _of_key(text: str) -> Principal:
+    context = current_context()
+    try:
+        principal = await auth_service.authenticate_api_key(text, ip=context.client_ip)
+    except (RejectedCredentialError, IpNotAllowedError) as error:
+        known = error.context.get("api_key_id")
+        context.api_key_id = known if isinstance(known, ObjectId) else None
+        raise
+    context.api_key_id = principal.credential_id
     return principal
 
 
@@ -93,6 +111,7 @@ async def optional_principal(request: Request) -> Principal:
         await rate_limit.spend_anonymous(request)
         return ANONYMOUS
     await rate_limit.spend_authenticated(request, principal)
+    await key_quota_service.draw(principal)
     return principal
 
 
@@ -105,8 +124,9 @@ async def _spend_credentials(request: Request) -> None:
 
 
 async def key_creator(request: Request) -> Principal:
-    principal = await Needs(Scope.API_KEYS_WRITE)(request)
+    principal = await Needs(Scope.API_KEYS_WRITE).admitted(request)
     await rate_limit.spend_key_creation(request, principal)
+    await key_quota_service.draw(principal)
     return principal
 
 

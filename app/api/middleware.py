@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import problem, render_error, render_unexpected
 from app.core.context import RequestContext, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
+from app.core.key_format import masked
+from app.core.key_usage import gathered as key_usage
 from app.core.logging_config import get_logger
 from app.core.network import client_address
 
@@ -22,6 +24,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DOCUMENTATION: Final = ("/docs", "/redoc")
 _QUIET: Final = ("/health",)
 _USER_AGENT_LENGTH: Final = 400
+_DENIALS: Final = frozenset({401, 403, 429})
 _OF_THE_BODY: Final = ("content-length", "content-type")
 
 _log = get_logger(__name__)
@@ -54,6 +57,8 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send_with_context)
         finally:
             _log_request(scope, context, status, started)
+            if context.api_key_id is not None:
+                key_usage.count(context.api_key_id, ip=context.client_ip, is_denied=status in _DENIALS)
 
     def _context(self, scope: Scope) -> RequestContext:
         headers = Headers(scope=scope)
@@ -72,7 +77,7 @@ def _log_request(scope: Scope, context: RequestContext, status: int, started: fl
         _log.info(
             "request",
             method=scope["method"],
-            path=scope["path"],
+            path=masked(scope["path"]),
             status=status,
             ms=round((time.perf_counter() - started) * 1000, 2),
             ip=context.client_ip,

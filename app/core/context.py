@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from app.core.principal import Principal
 
+from bson import ObjectId
+
 
 @dataclass(slots=True)
 class RequestContext:
@@ -15,6 +17,8 @@ class RequestContext:
     user_agent: str | None = None
     # What the access log adds to its line, such as the principal.
     log: dict[str, Any] = field(default_factory=dict)
+    # The API key that the request was made with, also when it was refused.
+    api_key_id: ObjectId | None = None
     has_spent_credentials: bool = False
     # Whoever the credential of the request belongs to, once that is known.
     principal: "Principal | None" = None

@@ -31,7 +31,7 @@ class InvalidCursorError(InvalidRequestError):
 
 class AmbiguousCredentialsError(InvalidRequestError):
     code = "ambiguous_credentials"
-    message = "Send either a bearer token or an API key, not both."
+    message = "Send one bearer token or one API key, not both, and neither twice."
 
 
 class UnauthenticatedError(AppError):
@@ -205,7 +205,7 @@ class CreditsExhaustedError(LimitReachedError):
 
 class QuotaExceededError(LimitReachedError):
     code = "quota_exceeded"
-    message = "The plan allows no more."
+    message = "The plan, or the quota of the key, allows no more."
 
 
 class MailUndeliveredError(AppError):

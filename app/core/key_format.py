@@ -14,6 +14,9 @@ _ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowerca
 _PATTERN: Final = re.compile(r"(octopus_([0-9A-Za-z]{8})_[0-9A-Za-z]{32})([0-9A-Za-z]{6})")
 
 
+_SECRET_PART: Final = re.compile(r"(octopus_[0-9A-Za-z]{8}_)[0-9A-Za-z]+")
+
+
 class ParsedKey(NamedTuple):
     key_id: str
     text: str
@@ -33,6 +36,11 @@ def parse(text: str) -> ParsedKey | None:
     if match is None or _checksum(match[1]) != match[3]:
         return None
     return ParsedKey(key_id=match[2], text=text)
+
+
+def masked(text: str) -> str:
+    """The text without what may be the secret part of a key: what somebody has put where it does not belong."""
+    return _SECRET_PART.sub(r"\1…", text) if "octopus_" in text else text
 
 
 def _checksum(body: str) -> str:

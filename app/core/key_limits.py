@@ -8,6 +8,7 @@ from typing import Any, Final
 from app.core.exceptions import ForbiddenError
 from app.core.network import are_within
 from app.core.principal import Principal
+from app.core.quota import Quota
 from app.core.rate_limit import is_at_most
 
 # Whether the first, which is there, is within the second.
@@ -15,6 +16,7 @@ _IS_WITHIN: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "allowed_ips": are_within,
     "expires_at": le,
     "rate_limit": is_at_most,
+    "quota": lambda quota, own: Quota.model_validate(quota).is_within(own),
 }
 LIMITS: Final[AbstractSet[str]] = _IS_WITHIN.keys()
 

@@ -9,6 +9,7 @@ from bson import ObjectId
 
 from app.core.config import get_settings
 from app.core.exceptions import ForbiddenError, InsufficientScopeError, UnauthenticatedError
+from app.core.quota import Quota
 from app.core.scopes import ALL, NO_GRANT, Grant, Role, Scope, Scopes, grant_of
 
 
@@ -24,9 +25,9 @@ class Principal:
     """One caller.
 
     `user_id` is the account it acts as: a user's own, the owner's for a personal key, none for a
-    service key. `credential_id` is the session or the key. `allowed_ips`, `rate_limit` and `expires_at` are a
-    key's own; `plan_rate_limit` is that of the account's plan. `must_enrol`: its role needs a second factor, and
-    without one it holds nothing.
+    service key. `credential_id` is the session or the key. `allowed_ips`, `rate_limit`, `expires_at` and `quota` are
+    a key's own, the quota counted under `lineage_id`; `plan_rate_limit` is that of the account's plan. `must_enrol`:
+    its role needs a second factor, and without one it holds nothing.
     """
 
     kind: PrincipalKind
@@ -40,6 +41,8 @@ class Principal:
     plan_rate_limit: str | None = None
     must_enrol: bool = False
     expires_at: datetime | None = None
+    quota: Quota | None = None
+    lineage_id: ObjectId | None = None
 
     @classmethod
     def of_user(

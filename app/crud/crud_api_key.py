@@ -1,5 +1,6 @@
 """How API keys are found and changed."""
 
+from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
@@ -34,12 +35,25 @@ async def page(*, owner_id: ObjectId | None, include_inactive: bool, limit: int,
 
 
 async def change(api_key_id: ObjectId, changes: dict[str, Any], *, owner_id: ObjectId | None) -> ApiKey:
+    """Change the key. Who is to be warned of its expiry is so anew when that is changed."""
+    if "expires_at" in changes:
+        changes = {**changes, "noticed_days": None}
     update = {"$set": {**changes, "updated_at": utc_now()}}
     changed = await find_one_and_update(ApiKey, _reach(api_key_id, owner_id), update)
     if changed is None:
         raise NotFoundError("There is no such API key.")
     after_commit(lambda: live_cache.forget(api_key_id))
     return changed
+
+
+async def retire(api_key_id: ObjectId, *, until: datetime, is_active: bool, expires_at: datetime) -> bool:
+    """Let a key in use end because another takes its place. Of several at once one does; false for the others."""
+    changes = {"grace_until": until, "expires_at": expires_at, "is_active": is_active, "updated_at": utc_now()}
+    result = await ApiKey.get_pymongo_collection().update_one(
+        {"_id": api_key_id, "is_active": True, "grace_until": None}, {"$set": changes}
+    )
+    after_commit(lambda: live_cache.forget(api_key_id))
+    return result.matched_count == 1
 
 
 async def hold(api_key_id: ObjectId) -> bool:

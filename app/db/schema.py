@@ -12,6 +12,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.core.clock import utc_now
 from app.models.api_key import ApiKey
+from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage, ApiKeyUsageBatch
 from app.models.audit_chain import AuditChain
 from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
@@ -29,6 +30,9 @@ from app.models.user import User
 
 DOCUMENT_MODELS: Final[list[type[Document]]] = [
     ApiKey,
+    ApiKeyQuota,
+    ApiKeyUsage,
+    ApiKeyUsageBatch,
     AuditChain,
     AuditEvent,
     Conversation,

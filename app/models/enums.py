@@ -19,6 +19,8 @@ class MailKind(StrEnum):
 
     ACCOUNT_LOCKED = "account_locked"
     API_KEY_CREATED = "api_key_created"
+    API_KEY_EXPIRING = "api_key_expiring"
+    API_KEY_ROTATED = "api_key_rotated"
     EMAIL_CHANGED = "email_changed"
     EMAIL_VERIFICATION = "email_verification"
     MFA_DISABLED = "mfa_disabled"
@@ -55,6 +57,7 @@ class AuditAction(StrEnum):
     API_KEY_CREATED = "api_key:created"
     API_KEY_DEACTIVATED = "api_key:deactivated"
     API_KEY_DELETED = "api_key:deleted"
+    API_KEY_ROTATED = "api_key:rotated"
     API_KEY_UPDATED = "api_key:updated"
     API_KEYS_DEACTIVATED = "api_keys:deactivated"
     AUDIT_EXPORTED = "audit:exported"

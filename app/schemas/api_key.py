@@ -6,9 +6,10 @@ from beanie import PydanticObjectId
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from app.core.network import parse_network
+from app.core.quota import Quota, QuotaPeriod
 from app.core.rate_limit import is_rate
 from app.core.scopes import SCOPES_OF_NAME
-from app.schemas.base import Description, Name, PatchBody, RequestBody, ResourceRead
+from app.schemas.base import Description, Name, PatchBody, RequestBody, ResourceRead, ResponseBody
 
 _MAX_BLOCKS = 100
 
@@ -63,10 +64,11 @@ class ApiKeyCreate(RequestBody):
     expires_at: Moment | None = None
     allowed_ips: AllowedIps = Field(default_factory=list)
     rate_limit: Rate | None = None
+    quota: Quota | None = None
 
 
 class ApiKeyUpdate(PatchBody):
-    clearable: ClassVar = frozenset({"description", "expires_at", "rate_limit"})
+    clearable: ClassVar = frozenset({"description", "expires_at", "rate_limit", "quota"})
 
     name: Name | None = None
     description: Description | None = None
@@ -74,10 +76,24 @@ class ApiKeyUpdate(PatchBody):
     expires_at: Moment | None = None
     allowed_ips: AllowedIps | None = None
     rate_limit: Rate | None = None
+    quota: Quota | None = None
     is_active: bool | None = None
 
 
-class ApiKeyRead(ResourceRead):
+class ApiKeyRotate(RequestBody):
+    grace_seconds: Annotated[
+        int, Field(ge=0, le=7 * 24 * 3600, description="How long the old key goes on working; 0 for one that leaked")
+    ] = 0
+
+
+class QuotaRead(ResponseBody):
+    limit: int
+    period: QuotaPeriod
+    remaining: int
+    resets_at: datetime
+
+
+class ApiKeyProperties(ResourceRead):
     """`key_id` is the public part of the key, by which its owner recognises it."""
 
     key_id: str
@@ -90,8 +106,16 @@ class ApiKeyRead(ResourceRead):
     created_by: PydanticObjectId | None
     is_active: bool
     expires_at: datetime | None
+    rotated_from: Annotated[PydanticObjectId | None, Field(description="The key that this one replaces")]
+    grace_until: Annotated[datetime | None, Field(description="When it ends, for a key that was replaced")]
+    last_used_at: Annotated[datetime | None, Field(description="When it was last let in, to within 10 s")]
+    last_used_ip: str | None
     created_at: datetime
     updated_at: datetime
+
+
+class ApiKeyRead(ApiKeyProperties):
+    quota: QuotaRead | None
 
 
 class ApiKeyCreated(ApiKeyRead):

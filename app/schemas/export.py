@@ -8,8 +8,9 @@ from beanie import PydanticObjectId
 from bson import ObjectId
 
 from app.core.principal import PrincipalKind
+from app.core.quota import Quota
 from app.models.enums import AuditAction, AuditOutcome, MessageRole, ParticipantRole
-from app.schemas.api_key import ApiKeyRead
+from app.schemas.api_key import ApiKeyProperties
 from app.schemas.base import ResourceRead, ResponseBody
 from app.schemas.user import UserRead
 
@@ -103,13 +104,17 @@ class ExportedEvent(ResourceRead):
     details: dict[str, Any]
 
 
+class ExportedApiKey(ApiKeyProperties):
+    quota: Quota | None
+
+
 class UserExport(ResponseBody):
     """Everything held about a user. A section is null when the key that asked may not read it."""
 
     exported_at: datetime
     user: ExportedUser
     sessions: list[ExportedSession]
-    api_keys: list[ApiKeyRead] | None
+    api_keys: list[ExportedApiKey] | None
     items: list[ExportedItem] | None
     conversations: list[ExportedConversation] | None
     messages: list[ExportedMessage] | None
@@ -122,7 +127,7 @@ def session_of(row: Raw) -> dict[str, Any]:
 
 
 def api_key_of(row: Raw) -> dict[str, Any]:
-    return _listed(ApiKeyRead, row)
+    return _listed(ExportedApiKey, row)
 
 
 def item_of(row: Raw) -> dict[str, Any]:

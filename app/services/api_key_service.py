@@ -1,11 +1,14 @@
 """API keys: made by a principal, never stronger than that principal."""
 
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from bson import ObjectId
 
 from app.core import key_format, key_limits
+from app.core.clock import utc_now
 from app.core.exceptions import (
+    ConflictError,
     ForbiddenError,
     InsufficientScopeError,
     InvalidApiKeyError,
@@ -20,7 +23,7 @@ from app.crud import crud_api_key, crud_session, crud_user
 from app.db.mongo import transactional
 from app.models.api_key import ApiKey
 from app.models.enums import AuditAction, MailKind
-from app.schemas.api_key import ApiKeyCreate, ApiKeyUpdate
+from app.schemas.api_key import ApiKeyCreate, ApiKeyRotate, ApiKeyUpdate
 from app.services import audit_service, mail_service
 from app.services.auth_service import hash_key
 
@@ -28,6 +31,11 @@ _ACTION_OF_ACTIVITY: Final[dict[bool | None, AuditAction]] = {
     None: AuditAction.API_KEY_UPDATED,
     False: AuditAction.API_KEY_DEACTIVATED,
     True: AuditAction.API_KEY_ACTIVATED,
+}
+# What a key has of the one that it takes the place of.
+_HANDED_ON: Final = {
+    *("name", "description", "scopes", "allowed_ips", "rate_limit", "quota", "owner_id"),
+    "expires_at",
 }
 
 
@@ -76,6 +84,8 @@ async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> 
         _require_held(changes["scopes"], by=by)
     present = await crud_api_key.require(api_key_id, owner_id=owner_id)
     await _require_reach(present, changes, by=by)
+    if present.grace_until is not None and changes != {"is_active": False}:
+        raise ConflictError("This key was rotated. It can be deactivated or deleted; change the one in its place.")
     is_empowered = "scopes" in changes or changes.get("is_active")
     if is_empowered:
         await _hold_credential(by)
@@ -85,6 +95,56 @@ async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> 
     action = _ACTION_OF_ACTIVITY[changes.get("is_active")]
     await audit_service.record(action, by=by, target=("api_key", key.id), fields=sorted(changes))
     return key
+
+
+@transactional
+async def rotate(api_key_id: ObjectId, body: ApiKeyRotate, *, by: Principal) -> CreatedKey:
+    """Put a new key with the same properties in the place of one, which works on until its grace ends.
+
+    They share one quota. Whoever rotates a key gets to know the new one, so no key rotates one that is stronger or
+    less limited. The owner is mailed.
+    """
+    if _is_in_use(api_key_id, by):
+        raise _in_use("rotate")
+    await _hold_credential(by)
+    present = await crud_api_key.require(api_key_id, owner_id=by.owner_filter(Scope.ADMIN))
+    await _require_reach(present, {}, by=by)
+    key_limits.require_within(present.model_dump(include=set(LIMITS)), by=by)
+    await _retire(present, timedelta(seconds=body.grace_seconds))
+    parsed = key_format.new_key()
+    handed_on = present.model_dump(include=_HANDED_ON)
+    key = new_document(parsed, **handed_on, created_by=by.id, rotated_from=present.id, lineage_id=present.lineage)
+    await key.insert()
+    await _tell_of_rotation(key, body.grace_seconds)
+    await audit_service.record(
+        AuditAction.API_KEY_ROTATED,
+        by=by,
+        target=("api_key", present.id),
+        successor_id=key.id,
+        grace_seconds=body.grace_seconds,
+    )
+    await audit_service.record(
+        AuditAction.API_KEY_CREATED, by=by, target=("api_key", key.id), name=key.name, scopes=key.scopes
+    )
+    return CreatedKey(key, parsed.text)
+
+
+async def _retire(key: ApiKey, grace: timedelta) -> None:
+    now = utc_now()
+    if key.expires_at is not None and key.expires_at <= now:
+        raise ConflictError("This key has expired. Make a new one.")
+    until = now + grace
+    expires_at = min(key.expires_at or until, until)
+    if not await crud_api_key.retire(key.id, until=until, is_active=bool(grace), expires_at=expires_at):
+        raise ConflictError("This key was rotated before, or is not active.")
+
+
+async def _tell_of_rotation(key: ApiKey, grace_seconds: int) -> None:
+    if key.owner_id is None:
+        return
+    end = "The old one works for a while still." if grace_seconds else "The old one does not work any more."
+    values = {"key": mail_service.harmless(key.name) or key.key_id, "end": end, **mail_service.circumstances()}
+    await mail_service.enqueue(MailKind.API_KEY_ROTATED, user_id=key.owner_id, values=values)
 
 
 @transactional
@@ -131,7 +191,7 @@ async def _require_reach(key: ApiKey, changes: dict[str, Any], *, by: Principal)
         raise _in_use("deactivate")
     if "scopes" in changes and not expand(key.scopes) <= expand(changes["scopes"]):
         raise _in_use("narrow")
-    if changes.keys() & {"expires_at", "allowed_ips", "rate_limit"}:
+    if changes.keys() & {"expires_at", "allowed_ips", "rate_limit", "quota"}:
         raise _in_use("limit")
 
 

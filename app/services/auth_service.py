@@ -56,7 +56,7 @@ async def authenticate_api_key(text: str, *, ip: str | None) -> Principal:
     principal = await identify_api_key(text)
     current_context().principal = principal  # a refusal is its, too
     if principal.allowed_ips and not is_in(ip, principal.allowed_ips):
-        raise IpNotAllowedError
+        raise IpNotAllowedError(api_key_id=principal.credential_id)
     return principal
 
 
@@ -72,10 +72,12 @@ async def _look_up_key(text: str, digest: bytes) -> Principal:
         raise InvalidApiKeyError
     seen = live_cache.changes_seen()
     key = await crud_api_key.find_by_key_id(parsed.key_id)
-    if key is None or not is_key(text, key.key_hash) or not key.is_active:
+    if key is None or not is_key(text, key.key_hash):
         raise InvalidApiKeyError
+    if not key.is_active:
+        raise InvalidApiKeyError(api_key_id=key.id)
     if key.expires_at is not None and key.expires_at <= utc_now():
-        raise ApiKeyExpiredError
+        raise ApiKeyExpiredError(api_key_id=key.id)
     principal = await _principal_of(key)
     tags = [key.id, *([key.owner_id] if key.owner_id else [])]
     _principals.put(digest, principal, tags=tags, seen=seen, life=_life(key.expires_at))
@@ -89,7 +91,7 @@ async def _principal_of(key: ApiKey) -> Principal:
     if key.owner_id is not None:
         owner = await crud_user.find(key.owner_id)
         if owner is None or not owner.is_active:
-            raise InvalidApiKeyError
+            raise InvalidApiKeyError(api_key_id=key.id)
         must_enrol = owner.role in get_settings().require_mfa_for and not owner.mfa_enabled
         grant = NO_GRANT if must_enrol else grant_of(owner.role, owner.staff_level).limited_to(scopes)
         role, plan_rate = owner.role, limits_of(owner.plan, owner.limits).rate
@@ -105,6 +107,8 @@ async def _principal_of(key: ApiKey) -> Principal:
         plan_rate_limit=plan_rate,
         must_enrol=must_enrol,
         expires_at=key.expires_at,
+        quota=key.quota,
+        lineage_id=key.lineage,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from apscheduler.triggers.interval import IntervalTrigger
 
-from app.services import audit_chain_service, purge_service
+from app.services import audit_chain_service, key_expiry_service, purge_service
 from app.services.job_service import JobType
 
 JOBS: Final = (
@@ -14,6 +14,20 @@ JOBS: Final = (
         "every 10 minutes",
         IntervalTrigger(minutes=10),
         purge_service.purge_due,
+    ),
+    JobType(
+        "expire_keys",
+        "Deactivate API keys that have expired.",
+        "every 10 minutes",
+        IntervalTrigger(minutes=10),
+        key_expiry_service.deactivate_expired,
+    ),
+    JobType(
+        "warn_of_expiring_keys",
+        "Mail the holders of API keys 14, 7 and 1 days before they expire.",
+        "every hour",
+        IntervalTrigger(hours=1),
+        key_expiry_service.warn,
     ),
     JobType(
         "seal_audit",

@@ -42,11 +42,12 @@ class Act(NamedTuple):
 
 
 GET = Act("GET")
+ROTATE = Act("POST", "/rotate")
 RENAME = Act("PATCH", "", {"name": "new"})
 DEACTIVATE = Act("POST", "/deactivate")
 ACTIVATE = Act("POST", "/activate")
 DELETE = Act("DELETE")
-ALL_ACTS = [GET, RENAME, DEACTIVATE, ACTIVATE, DELETE]
+ALL_ACTS = [GET, RENAME, DEACTIVATE, ACTIVATE, ROTATE, DELETE]
 
 
 def url_of(key: StoredKey) -> str:
@@ -260,6 +261,11 @@ class TestCreate:
             {"rate_limit": "-1/minute"},
             {"rate_limit": "600/minute; 10/second"},
             {"rate_limit": 600},
+            {"quota": {"limit": 0, "period": "day"}},
+            {"quota": {"limit": True, "period": "day"}},
+            {"quota": {"limit": 5, "period": "week"}},
+            {"quota": {"limit": 5}},
+            {"quota": {"limit": 5, "period": "day", "used": 0}},
             {"owner_id": "6746d0a8f8f8f8f8f8f8f8f8"},
             {"key": "octopus_mine"},
         ],
@@ -727,7 +733,7 @@ class TestCallers:
         ("scope", "act"),
         [
             ("api_keys:write", GET),
-            *[("api_keys:read", act) for act in (RENAME, DEACTIVATE, ACTIVATE, DELETE)],
+            *[("api_keys:read", act) for act in (RENAME, DEACTIVATE, ACTIVATE, ROTATE, DELETE)],
         ],
         ids=str,
     )
@@ -756,7 +762,7 @@ class TestCallers:
         assert await stored(key) == before
 
     @pytest.mark.parametrize(
-        ("act", "status"), [(GET, 200), (RENAME, 200), (DEACTIVATE, 200), (ACTIVATE, 200), (DELETE, 204)]
+        ("act", "status"), [(GET, 200), (RENAME, 200), (DEACTIVATE, 200), (ACTIVATE, 200), (ROTATE, 200), (DELETE, 204)]
     )
     @pytest.mark.parametrize("caller", ["owner", "administrator", "service"])
     async def test_the_owner_and_who_administers_reach_it(
@@ -826,7 +832,7 @@ class TestUpdate:
         ada = await make_signed_in()
         key = await make_api_key("read", owner=ada, expires_at=LONG_AGO, rate_limit="0/day")
 
-        changes = {"expires_at": None, "rate_limit": None}
+        changes = {"expires_at": None, "rate_limit": None, "quota": None}
         changed = await client.patch(url_of(key), json=changes, headers=ada.headers)
 
         assert changed.status_code == 200
@@ -911,6 +917,8 @@ class TestKeyInUse:
             Act("PATCH", "", {"expires_at": "2031-01-01T00:00:00Z"}),
             Act("PATCH", "", {"allowed_ips": ["192.0.2.7"]}),
             Act("PATCH", "", {"rate_limit": "1/minute"}),
+            Act("PATCH", "", {"quota": {"limit": 1, "period": "day"}}),
+            ROTATE,
         ],
         ids=str,
     )
@@ -977,7 +985,7 @@ class TestAudit:
         assert (event.actor.kind, event.actor.id, event.actor.name) == ("api_key", master.document.id, "master")
         assert (event.target.kind, event.target.id) == ("api_key", key.document.id)
 
-    @pytest.mark.parametrize("act", [RENAME, DEACTIVATE, DELETE], ids=str)
+    @pytest.mark.parametrize("act", [RENAME, DEACTIVATE, ROTATE, DELETE], ids=str)
     async def test_what_can_not_be_recorded_does_not_happen(self, client: AsyncClient, act: Act) -> None:
         key, master = await make_api_key("read"), await make_api_key()
         before = await stored(key)
@@ -1089,8 +1097,21 @@ class TestStrongerKeys:
 
 
 Make = Callable[..., Awaitable[StoredKey]]
+
+
+def plain(key: dict[str, Any], name: str) -> Any:
+    """What a key was given; of its quota without what is left of it."""
+    value = key[name]
+    return {part: value[part] for part in ("limit", "period")} if name == "quota" and value else value
+
+
 OFFICE = ["10.1.0.0/16", "2001:db8::/32"]
-LIMITS: dict[str, Any] = {"allowed_ips": OFFICE, "expires_at": "2031-01-01T00:00:00Z", "rate_limit": "60/minute"}
+LIMITS: dict[str, Any] = {
+    "allowed_ips": OFFICE,
+    "expires_at": "2031-01-01T00:00:00Z",
+    "rate_limit": "60/minute",
+    "quota": {"limit": 3100, "period": "month"},
+}
 BEYOND = [
     ("allowed_ips", []),
     ("allowed_ips", ["10.0.0.0/8"]),
@@ -1102,6 +1123,9 @@ BEYOND = [
     ("rate_limit", "61/minute"),
     ("rate_limit", "2/second"),
     ("rate_limit", "3601/hour"),
+    ("quota", None),
+    ("quota", {"limit": 3101, "period": "month"}),
+    ("quota", {"limit": 101, "period": "day"}),
 ]
 WITHIN = [
     ("allowed_ips", ["10.1.2.3", "2001:db8:7::/48"]),
@@ -1111,6 +1135,8 @@ WITHIN = [
     ("rate_limit", "1/second"),
     ("rate_limit", "3600/hour"),
     ("rate_limit", "5/minute"),
+    ("quota", {"limit": 3100, "period": "month"}),
+    ("quota", {"limit": 100, "period": "day"}),
 ]
 
 
@@ -1140,7 +1166,7 @@ class TestLimitsOfAMaker:
         response = await create(client, (await make(**LIMITS)).headers)
 
         assert response.status_code == 201
-        assert {name: response.json()[name] for name in LIMITS} == LIMITS
+        assert {name: plain(response.json(), name) for name in LIMITS} == LIMITS
 
     @pytest.mark.parametrize(("field", "value"), BEYOND)
     async def test_are_not_exceeded_by_a_new_key(self, client: AsyncClient, make: Make, field: str, value: Any) -> None:
@@ -1202,7 +1228,7 @@ class TestLimitsOfAMaker:
         maker, other = await make(), await make(**LIMITS)
 
         created = await create(client, maker.headers)
-        changes: dict[str, Any] = {"allowed_ips": [], "expires_at": None, "rate_limit": None}
+        changes: dict[str, Any] = {"allowed_ips": [], "expires_at": None, "rate_limit": None, "quota": None}
         changed = await client.patch(url_of(other), json=changes, headers=maker.headers)
 
         assert [{name: key.json()[name] for name in LIMITS} for key in (created, changed)] == [changes] * 2

@@ -214,6 +214,11 @@ async def token(scene: Scene) -> Body:
     return {"token": scene.owner.access_token}
 
 
+@body("POST /api/v1/api-keys/verify")
+async def key(scene: Scene) -> Body:
+    return {"key": (await make_api_key("items:read", owner=scene.owner)).text}
+
+
 @body("POST /api/v1/auth/password/forgot", "POST /api/v1/auth/email/verify/request")
 async def address(scene: Scene) -> Body:
     return {"email": scene.owner.document.email}

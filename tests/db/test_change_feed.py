@@ -3,6 +3,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 
 from app.core import live_cache
+from app.core.clock import utc_now
 from app.core.live_cache import LiveCache, changes_seen
 from app.db.change_feed import follow_changes
 from app.db.mongo import connected
@@ -94,6 +96,29 @@ class TestFollowChanges:
 
             await until(lambda: cache.get("ada") is None, 0.25)
             assert cache.get("ben") is not None
+
+    async def test_keeps_what_it_knows_of_a_key_that_was_used(self, cache: LiveCache[str], elsewhere: Any) -> None:
+        elsewhere["api_keys"].insert_one({"_id": ADA, "key_id": "ada"})
+        elsewhere["users"].insert_one({"_id": BEN, "email_key": "ben"})
+        async with followed():
+            for number in range(2):  # the second time from the same address
+                await until(lambda: knows(cache, "ada", ADA) and knows(cache, "ben", BEN))
+
+                used = {"last_used_at": utc_now() + timedelta(seconds=number), "last_used_ip": "192.0.2.7"}
+                elsewhere["api_keys"].update_one({"_id": ADA}, {"$set": used})
+                elsewhere["users"].update_one({"_id": BEN}, {"$set": {"number": number}})
+
+                await until(lambda: cache.get("ben") is None, 0.25)
+                assert cache.get("ada") is not None
+
+    async def test_hears_of_the_last_use_of_a_session(self, cache: LiveCache[str], elsewhere: Any) -> None:
+        elsewhere["sessions"].insert_one({"_id": ADA})
+        async with followed():
+            assert knows(cache, "ada", ADA)
+
+            elsewhere["sessions"].update_one({"_id": ADA}, {"$set": {"last_used_at": utc_now()}})
+
+            await until(lambda: cache.get("ada") is None, 0.25)
 
     async def test_hears_of_the_next_change_too(self, cache: LiveCache[str], elsewhere: Any) -> None:
         elsewhere["users"].insert_one({"_id": ADA, "email_key": "ada"})

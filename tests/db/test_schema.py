@@ -76,8 +76,17 @@ class TestEnsureIndexes:
             ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",
-                {"key_id unique", "owner_id, created_at-, _id-", "created_at-, _id-", "expires_at", "created_by"},
+                {
+                    "key_id unique",
+                    "owner_id, created_at-, _id-",
+                    "created_at-, _id-",
+                    "is_active, expires_at, _id",
+                    "created_by",
+                },
             ),
+            ("api_key_quotas", {"key_id, window unique", "expires_at expireAfterSeconds"}),
+            ("api_key_usage", {"key_id, hour unique", "hour expireAfterSeconds"}),
+            ("api_key_usage_batches", {"created_at expireAfterSeconds"}),
             (
                 "conversations",
                 {

@@ -6,9 +6,8 @@ from app.api.deps import ApiKeyCreator, ApiKeyList, ApiKeysReader, ApiKeysWriter
 from app.api.responses import NO_CONTENT, listed
 from app.core.scopes import Scope
 from app.crud import crud_api_key
-from app.models.api_key import ApiKey
-from app.schemas.api_key import ApiKeyCreate, ApiKeyCreated, ApiKeyRead, ApiKeyUpdate
-from app.services import api_key_service
+from app.schemas.api_key import ApiKeyCreate, ApiKeyCreated, ApiKeyRead, ApiKeyRotate, ApiKeyUpdate
+from app.services import api_key_service, key_quota_service
 
 router = APIRouter(prefix="/api/v1/api-keys", tags=["api keys"])
 
@@ -17,7 +16,7 @@ router = APIRouter(prefix="/api/v1/api-keys", tags=["api keys"])
 async def create_api_key(body: ApiKeyCreate, creator: ApiKeyCreator) -> ApiKeyCreated:
     """Create a key. The answer is the only place where it is ever shown."""
     stored, text = await api_key_service.create(body, by=creator)
-    return ApiKeyCreated(**ApiKeyRead.model_validate(stored).model_dump(), key=text)
+    return ApiKeyCreated(**(await key_quota_service.shown_one(stored)).model_dump(), key=text)
 
 
 @router.get("", response_model=list[ApiKeyRead])
@@ -29,19 +28,21 @@ async def list_api_keys(request: Request, reader: ApiKeysReader, query: ApiKeyLi
         limit=query.limit,
         cursor=query.cursor,
     )
-    return listed(request, [ApiKeyRead.model_validate(key) for key in rows], next_cursor)
+    return listed(request, await key_quota_service.shown(rows), next_cursor)
 
 
-@router.get("/{api_key_id}", response_model=ApiKeyRead)
-async def get_api_key(api_key_id: Id, reader: ApiKeysReader) -> ApiKey:
+@router.get("/{api_key_id}")
+async def get_api_key(api_key_id: Id, reader: ApiKeysReader) -> ApiKeyRead:
     """A key's properties, without the key."""
-    return await crud_api_key.require(api_key_id, owner_id=reader.owner_filter(Scope.ADMIN))
+    return await key_quota_service.shown_one(
+        await crud_api_key.require(api_key_id, owner_id=reader.owner_filter(Scope.ADMIN))
+    )
 
 
-@router.patch("/{api_key_id}", response_model=ApiKeyRead)
-async def update_api_key(api_key_id: Id, body: ApiKeyUpdate, writer: ApiKeysWriter) -> ApiKey:
+@router.patch("/{api_key_id}")
+async def update_api_key(api_key_id: Id, body: ApiKeyUpdate, writer: ApiKeysWriter) -> ApiKeyRead:
     """Change a key's properties."""
-    return await api_key_service.update(api_key_id, body, by=writer)
+    return await key_quota_service.shown_one(await api_key_service.update(api_key_id, body, by=writer))
 
 
 @router.delete("/{api_key_id}", **NO_CONTENT)
@@ -50,13 +51,28 @@ async def delete_api_key(api_key_id: Id, writer: ApiKeysWriter) -> None:
     await api_key_service.delete(api_key_id, by=writer)
 
 
-@router.post("/{api_key_id}/deactivate", response_model=ApiKeyRead)
-async def deactivate_api_key(api_key_id: Id, writer: ApiKeysWriter) -> ApiKey:
+@router.post("/{api_key_id}/deactivate")
+async def deactivate_api_key(api_key_id: Id, writer: ApiKeysWriter) -> ApiKeyRead:
     """Make a key stop working, until it is activated again."""
-    return await api_key_service.update(api_key_id, ApiKeyUpdate(is_active=False), by=writer)
+    return await key_quota_service.shown_one(
+        await api_key_service.update(api_key_id, ApiKeyUpdate(is_active=False), by=writer)
+    )
 
 
-@router.post("/{api_key_id}/activate", response_model=ApiKeyRead)
-async def activate_api_key(api_key_id: Id, writer: ApiKeysWriter) -> ApiKey:
+@router.post("/{api_key_id}/activate")
+async def activate_api_key(api_key_id: Id, writer: ApiKeysWriter) -> ApiKeyRead:
     """Make a deactivated key work again."""
-    return await api_key_service.update(api_key_id, ApiKeyUpdate(is_active=True), by=writer)
+    return await key_quota_service.shown_one(
+        await api_key_service.update(api_key_id, ApiKeyUpdate(is_active=True), by=writer)
+    )
+
+
+@router.post("/{api_key_id}/rotate")
+async def rotate_api_key(api_key_id: Id, creator: ApiKeyCreator, body: ApiKeyRotate | None = None) -> ApiKeyCreated:
+    """Put a new key in the place of one, which works on for as long as you say.
+
+    The new key has the same properties, expiry and quota, what is left of it included, and is shown this once. The
+    old one can't be changed, activated or rotated any more; deactivate it to end its grace early.
+    """
+    stored, text = await api_key_service.rotate(api_key_id, body or ApiKeyRotate(), by=creator)
+    return ApiKeyCreated(**(await key_quota_service.shown_one(stored)).model_dump(), key=text)
