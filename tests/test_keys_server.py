@@ -95,7 +95,7 @@ class TestRotation:
 
         assert server.post(f"{KEYS}/{made['id']}/rotate", token=token).status_code == 200
 
-        until(lambda: {client.get(ME, headers=headers).status_code for client in clients} == {401}, 0.5)
+        until(lambda: {client.get(ME, headers=headers).status_code for client in clients} == {401}, 3)
         for client in clients:
             client.close()
 
