@@ -50,6 +50,8 @@ VALUES: Final[Raw] = {
     "new_email": "lovelace@example.com",
     "keys": 3,
     "key": "backup",
+    "end": "The old one is refused from now on.",
+    "until": "4 March 2026, 12:00 UTC",
 }
 
 
