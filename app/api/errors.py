@@ -24,6 +24,7 @@ from app.api.rate_limit import spend_on_refusal
 from app.core import exceptions
 from app.core.context import current_context
 from app.core.exceptions import AppError
+from app.core.key_format import masked
 from app.core.logging_config import get_logger
 from app.services import refusal_service
 
@@ -68,7 +69,7 @@ def problem(
         "title": HTTPStatus(status).phrase,
         "status": int(status),
         "detail": detail,
-        "instance": path,
+        "instance": masked(path),
         "code": code,
         "request_id": current_context().request_id,
         **error_members(path, status, detail=detail, errors=errors),
@@ -120,7 +121,7 @@ async def _record(request: Request, error: Exception) -> None:
 
 def render_unexpected(path: str, error: Exception) -> Response:
     """Anything that nobody foresaw: logged with its trace, answered without a word of it."""
-    _log.error("unexpected_error", path=path, exc_info=error)
+    _log.error("unexpected_error", path=masked(path), exc_info=error)
     return problem(
         path,
         HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -152,16 +152,19 @@ def transactional(work: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any,
             raise RuntimeError("A transaction is already open.")
         callbacks: list[Callable[[], None]] = []
         mark = _waiting.set(callbacks)
+        session, is_given_up = get_database().client.start_session(), False
         try:
-            async with get_database().client.start_session() as session, session.bind(end_session=False):
-                try:
-                    async with asyncio.timeout(_TRANSACTION_SECONDS):
-                        result = await _until_committed(session, callbacks, work, *args, **kwargs)
-                except (TimeoutError, ConnectionFailure) as error:
-                    background.start(_release(session.session_id), name="release_transaction")
-                    raise DatabaseUnavailableError from error
+            async with session.bind(end_session=False), asyncio.timeout(_TRANSACTION_SECONDS):
+                result = await _until_committed(session, callbacks, work, *args, **kwargs)
+        except (TimeoutError, ConnectionFailure) as error:
+            # Killed on the server and never ended here: ended, it could be another request's before it is killed.
+            is_given_up = True
+            background.start(_release(session.session_id), name="release_transaction")
+            raise DatabaseUnavailableError from error
         finally:
             _waiting.reset(mark)
+            if not is_given_up:
+                await session.end_session()
         for callback in callbacks:
             callback()
         return result

@@ -6,6 +6,7 @@ job over as soon as the lease has run out. So a job may be cut off anywhere, and
 
 import asyncio
 import os
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -94,7 +95,7 @@ class _Runner:
         self._types = {each.name: each for each in types}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._is_complete = False
-        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"  # a container is always process 1
 
     async def look(self) -> None:
         """Begin what is due. A database that is away is tried again at the next look."""

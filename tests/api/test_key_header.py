@@ -54,6 +54,17 @@ class TestQuery:
         assert verdict(await client.get(ME, params={name: key.text})) == (401, "not_authenticated")
 
 
+class TestPath:
+    async def test_is_never_repeated_with_a_key_in_it(self, client: AsyncClient) -> None:
+        key = await make_api_key("admin")
+
+        response = await client.get(f"/api/v1/api-keys/{key.text}", headers=key.headers)
+
+        assert response.status_code == 404
+        assert key.text not in response.text
+        assert response.json()["instance"].startswith("/api/v1/api-keys/")
+
+
 class TestAddress:
     @pytest.mark.parametrize(
         "headers",

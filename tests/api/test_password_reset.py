@@ -296,11 +296,11 @@ class TestKeysMadeMeanwhile:
         body = {"name": "thief", "scopes": ["read"]}
 
         async def make_keys() -> list[Response]:
-            return [await client.post("/api/v1/api-keys", json=body, headers=headers) for _ in range(15)]
+            return [await client.post("/api/v1/api-keys", json=body, headers=headers) for _ in range(6)]
 
         reset = {"token": token, "password": NEW_PASSWORD}
         made, done = await asyncio.gather(
-            asyncio.gather(*(make_keys() for _ in range(4))), client.post(f"{AUTH}/password/reset", json=reset)
+            asyncio.gather(*(make_keys() for _ in range(3))), client.post(f"{AUTH}/password/reset", json=reset)
         )
 
         assert done.status_code == 204
@@ -314,12 +314,12 @@ class TestKeysMadeMeanwhile:
         url = f"/api/v1/api-keys/{kept.document.id}/activate"
 
         async def switch_on() -> None:
-            for _ in range(15):
+            for _ in range(6):
                 await client.post(url, headers=ada.headers)
 
         reset = {"token": token, "password": NEW_PASSWORD}
         _, done = await asyncio.gather(
-            asyncio.gather(*(switch_on() for _ in range(4))), client.post(f"{AUTH}/password/reset", json=reset)
+            asyncio.gather(*(switch_on() for _ in range(3))), client.post(f"{AUTH}/password/reset", json=reset)
         )
 
         assert done.status_code == 204

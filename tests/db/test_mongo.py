@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pymongo
@@ -11,6 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.core import background
 from app.core.exceptions import DatabaseUnavailableError
+from app.db import mongo
 from app.db.mongo import after_commit, connected, find_batch, get_database, is_answering, transactional
 
 Raw = dict[str, Any]
@@ -153,6 +154,30 @@ class TestTransactional:
         jars = mongodb[get_database().name].get_collection("jars")
         with pymongo.timeout(2):
             jars.insert_one({"_id": "salt", "spoons": 5})
+
+    async def test_lends_nobody_the_session_that_it_has_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mongo, "_TRANSACTION_SECONDS", 0.1)
+        given_up: list[bytes] = []
+
+        async def note(session_id: Mapping[str, Any]) -> None:
+            given_up.append(bytes(session_id["id"]))
+
+        monkeypatch.setattr(mongo, "_release", note)
+
+        @transactional
+        async def work() -> None:
+            await take("tea")
+            await asyncio.Event().wait()
+
+        with pytest.raises(DatabaseUnavailableError):
+            await work()
+        await background.drain(5)
+        later = [get_database().client.start_session() for _ in range(5)]
+
+        assert len(given_up) == 1
+        assert given_up[0] not in {bytes(session.session_id["id"]) for session in later}
+        for session in later:
+            await session.end_session()
 
     async def test_is_refused_inside_of_another(self, mongodb: Client) -> None:
         @transactional
