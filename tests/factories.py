@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -26,6 +27,12 @@ from app.services.auth_service import hash_key
 
 PASSWORD = "turnip-Lantern-42-orbit"
 _context = CryptContext(schemes=["bcrypt_sha256"], bcrypt_sha256__rounds=4)
+
+
+@cache
+def _hashed(password: str) -> str:
+    """The same for the same password: thousands of users of the tests have one."""
+    return str(_context.hash(password))
 
 
 @dataclass
@@ -74,7 +81,7 @@ async def make_user(
         email_key=name_key(email),
         username=username,
         username_key=name_key(username),
-        hashed_password=_context.hash(password),
+        hashed_password=_hashed(password),
         role=role,
         **more,
     )
