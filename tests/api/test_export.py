@@ -327,7 +327,7 @@ class TestAnswer:
 
         assert [answer.status_code for answer in answers] == [200] * 10 + [429]
         assert answers[10].json()["code"] == "rate_limited"
-        assert int(answers[10].headers["retry-after"]) > 60
+        assert 1 <= int(answers[10].headers["retry-after"]) <= 3600
         assert (await client.get(URL, headers=ben.headers)).status_code == 200
 
 
