@@ -18,6 +18,7 @@ from app.core.tokens import RefreshToken, new_access_token
 from app.crud.crud_session import identity_of
 from app.models.api_key import ApiKey
 from app.models.conversation import Conversation, Participant
+from app.models.deleted_user import DeletedUser
 from app.models.enums import MessageRole, ParticipantRole
 from app.models.item import Item
 from app.models.message import Message
@@ -87,6 +88,21 @@ async def make_user(
     )
     await document.insert()
     return StoredUser(document, password)
+
+
+async def archive(user: StoredUser, *, days_ago: int = 0, **changes: Any) -> StoredUser:
+    """As deleting it leaves it."""
+    raw = await User.get_pymongo_collection().find_one_and_delete({"_id": user.id})
+    deleted_at = utc_now().replace(microsecond=0) - timedelta(days=days_ago)
+    fields = {
+        "deleted_at": deleted_at,
+        "deleted_by": None,
+        "reason": None,
+        "purge_at": deleted_at + timedelta(days=30),
+        **changes,
+    }
+    await DeletedUser(id=user.id, user=raw, email_key=user.document.email_key, **fields).insert()
+    return user
 
 
 async def sign_in(user: StoredUser, *, expires_at: datetime | None = None, has_mfa: bool = False) -> SignedInUser:

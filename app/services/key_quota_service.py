@@ -19,9 +19,10 @@ async def draw(principal: Principal) -> int | None:
 
     `QuotaExceededError` when it is used up. Not to be called inside of a transaction.
     """
-    quota, now = principal.quota, utc_now()
+    quota = principal.quota
     if quota is None or principal.lineage_id is None:
         return None
+    now = utc_now()
     window = quota.window(now)
     remaining = await crud_key_quota.draw(principal.lineage_id, window, quota.limit)
     if remaining is None:

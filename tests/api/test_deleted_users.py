@@ -18,7 +18,7 @@ from tests.conftest import Serve, no_event_can_be_written
 from tests.factories import (
     PASSWORD,
     SignedInUser,
-    StoredUser,
+    archive,
     make_api_key,
     make_conversation,
     make_messages,
@@ -28,21 +28,6 @@ from tests.factories import (
 
 BASE = "/api/v1/admin/deleted-users"
 Restore = Callable[[AsyncClient, ObjectId, dict[str, str]], Any]
-
-
-async def archive(user: StoredUser, *, days_ago: int = 0, **changes: Any) -> StoredUser:
-    """As deleting it leaves it."""
-    raw = await User.get_pymongo_collection().find_one_and_delete({"_id": user.id})
-    deleted_at = datetime.now(UTC).replace(microsecond=0) - timedelta(days=days_ago)
-    fields = {
-        "deleted_at": deleted_at,
-        "deleted_by": None,
-        "reason": None,
-        "purge_at": deleted_at + timedelta(days=30),
-        **changes,
-    }
-    await DeletedUser(id=user.id, user=raw, email_key=user.document.email_key, **fields).insert()
-    return user
 
 
 async def restore_as_admin(client: AsyncClient, user_id: ObjectId, headers: dict[str, str]) -> Response:

@@ -7,7 +7,7 @@ from app.core.scopes import Role
 from app.models.audit_event import AuditEvent
 from app.models.deleted_user import DeletedUser
 from app.models.job import Job
-from tests.factories import make_signed_in, make_user
+from tests.factories import archive, make_signed_in, make_user
 
 JOBS = "/api/v1/admin/jobs"
 
@@ -36,17 +36,7 @@ class TestList:
 class TestRun:
     async def test_begins_at_once_and_is_shown_when_it_is_done(self, client: AsyncClient) -> None:
         admin = await make_signed_in(role=Role.ADMIN)
-        account = (await make_user()).document
-        await account.delete()
-        await DeletedUser(
-            id=account.id,
-            user=account.model_dump(by_alias=True),
-            email_key=account.email_key,
-            deleted_at=utc_now(),
-            deleted_by=None,
-            reason=None,
-            purge_at=utc_now(),
-        ).insert()
+        await archive(await make_user(), days_ago=30)
 
         asked = await client.post(f"{JOBS}/purge_deleted_users/run", headers=admin.headers)
         assert (asked.status_code, asked.json()["name"]) == (202, "purge_deleted_users")

@@ -15,7 +15,6 @@ from app.core.config import Settings
 from app.core.one_time_token import token_text
 from app.core.scopes import Role
 from app.main import create_app
-from app.models.deleted_user import DeletedUser
 from app.models.enums import TokenPurpose
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
@@ -23,6 +22,7 @@ from tests.api.signing_in import Phone, enrol, prepare
 from tests.factories import (
     PASSWORD,
     SignedInUser,
+    archive,
     make_api_key,
     make_conversation,
     make_item,
@@ -81,18 +81,7 @@ class Scene:
         return path.format(**{name: await PLACES[name](self) for name in names})
 
     async def _deleted(self) -> ObjectId:
-        account = (await make_user(role=self.owner.document.role)).document
-        await account.delete()
-        await DeletedUser(
-            id=account.id,
-            user=account.model_dump(by_alias=True),
-            email_key=account.email_key,
-            deleted_at=utc_now(),
-            deleted_by=None,
-            reason=None,
-            purge_at=utc_now() + timedelta(days=30),
-        ).insert()
-        return account.id
+        return (await archive(await make_user(role=self.owner.document.role))).id
 
     async def one_time_token(self, purpose: TokenPurpose) -> str:
         token = OneTimeToken(
