@@ -174,6 +174,8 @@ async def make_messages(
         Message(
             conversation_id=conversation.id,
             seq=conversation.last_seq + number,
+            version=conversation.version + number,
+            block=(conversation.last_seq + number) // 4096,
             user_id=by.id if by else None,
             role=MessageRole.USER,
             content=f"{content} {conversation.last_seq + number}",
@@ -183,5 +185,6 @@ async def make_messages(
     await Message.insert_many(made)
     conversation.last_seq += count
     conversation.message_count += count
+    conversation.version += count
     await conversation.save()
     return made

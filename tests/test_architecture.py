@@ -91,7 +91,9 @@ SHOWN = {
     "AuditEventRead": {"prev_hash", "hash"},
     "ChainHead": {"hash"},
     "ExportedUser": {"password_changed_at"},
+    "ExportedMessage": {"tokens"},
     "ExportedUsage": {"tokens"},
+    "MessageRead": {"tokens"},
     "UserExport": {"api_keys"},
 }
 COLLECTIONS = {

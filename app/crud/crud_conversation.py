@@ -1,6 +1,6 @@
 """How conversations are found and changed. `user_id` or `owner_id` limit to those with such a participant."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -86,7 +86,14 @@ async def remove_participant(conversation_id: ObjectId, user_id: ObjectId) -> bo
     return await _set_participants({"_id": conversation_id, "participants.user_id": user_id}, participants)
 
 
-async def take_seq(conversation_id: ObjectId, *, writer_id: ObjectId | None) -> int | None:
+class Place(NamedTuple):
+    """Where a message stands: among the messages of its conversation, and among all that happened in it."""
+
+    seq: int
+    version: int
+
+
+async def take_place(conversation_id: ObjectId, *, writer_id: ObjectId | None) -> Place | None:
     """The place of the next message, counted in; none when there is no such conversation (of the writer).
 
     Inside the transaction that inserts the message: whoever comes second waits or is run again, so places are
@@ -99,10 +106,10 @@ async def take_seq(conversation_id: ObjectId, *, writer_id: ObjectId | None) -> 
     updated: Raw | None = await Conversation.get_pymongo_collection().find_one_and_update(
         _seen_by(conversation_id, writer_id),
         {"$inc": increments, "$set": {"last_activity_at": now, "updated_at": now}},
-        projection={"last_seq": 1},
+        projection={"last_seq": 1, "version": 1},
         return_document=ReturnDocument.AFTER,
     )
-    return updated["last_seq"] if updated else None
+    return Place(updated["last_seq"], updated["version"]) if updated else None
 
 
 async def remove(

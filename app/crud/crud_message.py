@@ -1,5 +1,6 @@
 """How messages are found and removed. Who may see them is decided on their conversation."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from bson import ObjectId
@@ -8,10 +9,11 @@ from pymongo.errors import ConnectionFailure
 from app.core.clock import utc_now
 from app.core.exceptions import NotFoundError
 from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page
+from app.crud.crud_conversation import Place
 from app.db.mongo import Raw, find_batch, find_below
 from app.models.conversation import DeletedConversation
 from app.models.enums import MessageRole
-from app.models.message import Message
+from app.models.message import BLOCK, Message, TokenCounts
 
 _PURGE_BATCH: Final = 200
 
@@ -19,22 +21,28 @@ _PURGE_BATCH: Final = 200
 async def add(
     *,
     conversation_id: ObjectId,
-    seq: int,
+    place: Place,
     user_id: ObjectId | None,
     role: MessageRole,
     content: str,
-    model: str | None,
+    attachment_ids: Sequence[ObjectId] = (),
+    model: str | None = None,
+    tokens: TokenCounts | None = None,
 ) -> Raw:
     """Insert a message, and give it as it is stored. Without a document in between: this is the busiest write."""
     message: Raw = {
         "_id": ObjectId(),
         "created_at": utc_now(),
         "conversation_id": conversation_id,
-        "seq": seq,
+        "seq": place.seq,
+        "version": place.version,
+        "block": place.seq // BLOCK,
         "user_id": user_id,
         "role": role.value,
         "content": content,
+        "attachment_ids": list(attachment_ids),
         "model": model,
+        "tokens": tokens and tokens.model_dump(),
         "edited_at": None,
         "deleted_at": None,
     }

@@ -16,6 +16,7 @@ from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage, ApiKeyUsageBatch
 from app.models.audit_chain import AuditChain
 from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
+from app.models.conversation_event import ConversationEvent
 from app.models.deleted_user import DeletedUser
 from app.models.installation import Installation
 from app.models.item import Item
@@ -36,6 +37,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     AuditChain,
     AuditEvent,
     Conversation,
+    ConversationEvent,
     DeletedConversation,
     DeletedUser,
     Installation,

@@ -22,7 +22,10 @@ class Participant(BaseModel):
 
 
 class Conversation(BaseDocument):
-    """A chat: who takes part, and the counters of its messages. Participants are kept in the order they joined."""
+    """A chat: who takes part, and the counters of its messages. Participants are kept in the order they joined.
+
+    Every change of it or of its messages raises `version` by one, so versions put all that happens in it in order.
+    """
 
     title: str | None = None
     created_by: PydanticObjectId | None = None

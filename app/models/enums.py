@@ -14,6 +14,19 @@ class MessageRole(StrEnum):
     SYSTEM = "system"
 
 
+class ConversationEventType(StrEnum):
+    """What subscribers of a conversation are told of, besides `message.created`."""
+
+    MESSAGE_UPDATED = "message.updated"
+    MESSAGE_DELETED = "message.deleted"
+    PARTICIPANT_ADDED = "participant.added"
+    PARTICIPANT_REMOVED = "participant.removed"
+    PARTICIPANT_READ = "participant.read"
+    CONVERSATION_UPDATED = "conversation.updated"
+    CONVERSATION_DELETED = "conversation.deleted"
+    TYPING = "typing"
+
+
 class MailKind(StrEnum):
     """Each has a template of that name in `app/templates/mail`."""
 

@@ -10,6 +10,7 @@ from bson import ObjectId
 from app.core.principal import PrincipalKind
 from app.core.quota import Quota
 from app.models.enums import AuditAction, AuditOutcome, MessageRole, ParticipantRole
+from app.models.message import TokenCounts
 from app.schemas.api_key import ApiKeyProperties
 from app.schemas.base import ResourceRead, ResponseBody
 from app.schemas.user import UserRead
@@ -64,7 +65,9 @@ class ExportedMessage(ResourceRead):
     seq: int
     role: MessageRole
     content: str
+    attachment_ids: list[PydanticObjectId] | None
     model: str | None
+    tokens: TokenCounts | None
     created_at: datetime
     edited_at: datetime | None
     deleted_at: datetime | None

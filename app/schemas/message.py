@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from beanie import PydanticObjectId
 from bson import ObjectId
+from pydantic import Field
 
 from app.models.enums import MessageRole
+from app.models.message import TokenCounts
 from app.schemas.base import Content, Name, RequestBody, ResourceRead, ResponseBody
+
+MAX_ATTACHMENTS = 20
 
 
 class MessageCreate(RequestBody):
@@ -17,6 +21,7 @@ class MessageCreate(RequestBody):
     content: Content
     role: MessageRole = MessageRole.USER
     user_id: PydanticObjectId | None = None
+    attachment_ids: Annotated[list[PydanticObjectId], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
     model: Name | None = None
 
 
@@ -33,7 +38,9 @@ class MessageRead(ResourceRead):
     role: MessageRole
     content: str
     user: Author | None
+    attachment_ids: list[PydanticObjectId]
     model: str | None
+    tokens: TokenCounts | None
     created_at: datetime
     edited_at: datetime | None
     deleted_at: datetime | None
@@ -53,7 +60,9 @@ def messages_of(
             "role": message["role"],
             "content": message["content"],
             "user": (user_id := message["user_id"]) and (authors.get(user_id.binary) or _unknown(user_id)),
+            "attachment_ids": message["attachment_ids"],
             "model": message["model"],
+            "tokens": message["tokens"],
             "created_at": message["created_at"],
             "edited_at": message["edited_at"],
             "deleted_at": message["deleted_at"],

@@ -72,15 +72,16 @@ async def _store(
     # First, so that a crowd over the limit writes nothing and meets nobody.
     if budget is not None:
         await usage_service.spend_message(budget)
-    seq = await crud_conversation.take_seq(conversation_id, writer_id=writer_id)
-    if seq is None:
+    place = await crud_conversation.take_place(conversation_id, writer_id=writer_id)
+    if place is None:
         raise await _why_not_written(conversation_id, by=by)
     return await crud_message.add(
         conversation_id=conversation_id,
-        seq=seq,
+        place=place,
         user_id=writer_id,
         role=body.role,
         content=body.content,
+        attachment_ids=body.attachment_ids,
         model=body.model,
     )
 

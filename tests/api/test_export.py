@@ -251,7 +251,7 @@ class TestContent:
             for name in names_in(json.loads(text))
             if any(word in name for word in ("password", "hash", "digest", "secret", "token", "pending", "_key"))
         }
-        assert sounding == {"api_keys", "password_changed_at"}
+        assert sounding == {"api_keys", "password_changed_at", "tokens"}
         for secret in (ada.document.hashed_password, key.text, ada.refresh_token, "sealed-", "digest-1", "s3cret"):
             assert secret not in text
         assert key.document.key_hash.hex() not in text

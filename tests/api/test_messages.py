@@ -66,7 +66,9 @@ class TestPost:
             "role": "user",
             "content": "Tea?",
             "user": {"id": str(ada.id), "username": "ada"},
+            "attachment_ids": [],
             "model": "gpt",
+            "tokens": None,
             "edited_at": None,
             "deleted_at": None,
         }
@@ -273,8 +275,15 @@ class TestPost:
     async def test_counts_nothing_when_the_message_can_not_be_stored(self, client: AsyncClient) -> None:
         ada = await make_signed_in()
         conversation = await make_conversation(ada)
-        in_the_way = Message(conversation_id=conversation.id, seq=1, user_id=None, role="system", content="In the way")
-        await in_the_way.insert()
+        await Message(
+            conversation_id=conversation.id,
+            seq=1,
+            version=1,
+            block=0,
+            user_id=None,
+            role="system",
+            content="In the way",
+        ).insert()
         before = await stored(conversation)
 
         response = await post(client, conversation, ada.headers)

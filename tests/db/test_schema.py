@@ -96,6 +96,7 @@ class TestEnsureIndexes:
                     "created_by",
                 },
             ),
+            ("conversation_events", {"conversation_id, version", "expires_at expireAfterSeconds"}),
             ("messages", {"conversation_id, seq unique", "user_id, _id"}),
             (
                 "audit_events",
