@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from app.api.errors import register_error_handlers
+from app.api.idempotency import IdempotencyMiddleware, register_replays
 from app.api.middleware import (
     BodyLimitMiddleware,
     CorsMiddleware,
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.rate_limiter = _rate_limiter(settings)
     register_error_handlers(app)
+    register_replays(app)
     routes = all_routes()
     app.router.routes.extend(routes)
     documented = [route for route in routes if route.include_in_schema]
@@ -102,6 +104,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         *stack,
         Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
         Middleware(TrailingSlashMiddleware),
+        Middleware(IdempotencyMiddleware),
         Middleware(UnexpectedErrorMiddleware),
     ]
 

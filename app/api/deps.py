@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from app.api import rate_limit
+from app.api import idempotency, rate_limit
 from app.core.context import current_context
 from app.core.exceptions import (
     AmbiguousCredentialsError,
@@ -52,6 +52,7 @@ class Needs:
 
     async def __call__(self, request: Request) -> Principal:
         principal = await self.admitted(request)
+        await idempotency.begin(request, principal)
         await key_quota_service.draw(principal)
         return principal
 
@@ -109,8 +110,10 @@ async def optional_principal(request: Request) -> Principal:
     principal = await _authenticated(request)
     if principal is None:
         await rate_limit.spend_anonymous(request)
+        await idempotency.begin(request, ANONYMOUS)
         return ANONYMOUS
     await rate_limit.spend_authenticated(request, principal)
+    await idempotency.begin(request, principal)
     await key_quota_service.draw(principal)
     return principal
 
@@ -125,6 +128,7 @@ async def _spend_credentials(request: Request) -> None:
 
 async def key_creator(request: Request) -> Principal:
     principal = await Needs(Scope.API_KEYS_WRITE).admitted(request)
+    await idempotency.begin(request, principal)
     await rate_limit.spend_key_creation(request, principal)
     await key_quota_service.draw(principal)
     return principal

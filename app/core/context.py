@@ -1,5 +1,6 @@
 """What is known of the request under way, for logs and audit events, wherever in the code they are written."""
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ class RequestContext:
     # Whoever the credential of the request belongs to, once that is known.
     principal: "Principal | None" = None
     has_recorded_failure: bool = False
+    # Called inside of each transaction of the request, at its end.
+    before_commit: Callable[[], Awaitable[None]] | None = None
     # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 

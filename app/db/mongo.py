@@ -16,6 +16,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from app.core import background
+from app.core.context import current_context
 from app.core.exceptions import DatabaseUnavailableError
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
@@ -232,6 +233,8 @@ async def _attempt(
 ) -> R:
     async with await session.start_transaction(write_concern=_DURABLE):
         result = await work(*args, **kwargs)
+        if (before_commit := current_context().before_commit) is not None:
+            await before_commit()
         while True:
             try:
                 await session.commit_transaction()

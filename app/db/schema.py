@@ -18,6 +18,7 @@ from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.conversation_event import ConversationEvent
 from app.models.deleted_user import DeletedUser
+from app.models.idempotency_record import IdempotencyRecord
 from app.models.installation import Installation
 from app.models.item import Item
 from app.models.job import Job
@@ -40,6 +41,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     ConversationEvent,
     DeletedConversation,
     DeletedUser,
+    IdempotencyRecord,
     Installation,
     Item,
     Job,

@@ -57,6 +57,14 @@ class AuditOutcome(StrEnum):
     FAILURE = "failure"
 
 
+class IdempotencyState(StrEnum):
+    """How far a request has come that has an `Idempotency-Key`."""
+
+    RUNNING = "running"
+    COMMITTED = "committed"  # it has changed something, and has not answered yet
+    ANSWERED = "answered"
+
+
 class JobOutcome(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
