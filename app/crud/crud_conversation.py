@@ -21,6 +21,14 @@ async def exists(conversation_id: ObjectId, *, user_id: ObjectId | None) -> bool
     return bool(await find_batch("conversations", _seen_by(conversation_id, user_id), fields={"_id": 1}, limit=1))
 
 
+def listing(*, user_id: ObjectId | None, archived: bool | None) -> Listing:
+    """Conversations by last activity."""
+    where: Filter = {} if user_id is None else {"participants.user_id": user_id}
+    if archived is not None:
+        where["archived"] = archived
+    return Listing("conversations", where, ["last_activity_at", "_id"])
+
+
 async def page(
     *,
     user_id: ObjectId | None,
@@ -30,9 +38,6 @@ async def page(
     cursor: str | None,
 ) -> Page[Raw]:
     """By last activity; of each its participants are counted, and only the reader's entry is read."""
-    where: Filter = {} if user_id is None else {"participants.user_id": user_id}
-    if archived is not None:
-        where["archived"] = archived
     reader = {"$filter": {"input": "$participants", "cond": {"$eq": ["$$this.user_id", reader_id]}}}
     fields: Raw = dict.fromkeys(
         [
@@ -48,9 +53,9 @@ async def page(
         1,
     )
     fields |= {"participants": reader, "participant_count": {"$size": "$participants"}}
-    listing = Listing("conversations", where, ["last_activity_at", "_id"])
-    rows = await find_batch("conversations", listing.after(cursor), fields=fields, sort=listing.order, limit=limit + 1)
-    return listing.page(rows, limit)
+    found = listing(user_id=user_id, archived=archived)
+    rows = await find_batch("conversations", found.after(cursor), fields=fields, sort=found.order, limit=limit + 1)
+    return found.page(rows, limit)
 
 
 async def change(

@@ -74,7 +74,7 @@ async def page(
     if role is not None:
         where["role"] = role
     if after is not None:
-        where["seq"] = {"$gt": await _seq_of(after, conversation_id)}
+        where["seq"] = {"$gt": await seq_of(after, conversation_id)}
     listing = Listing("messages", where, ["seq"], ASCENDING if is_ascending else DESCENDING)
     conversation = {"_id": conversation_id, **({} if seen_by is None else {"participants.user_id": seen_by})}
     rows = await find_below(
@@ -102,7 +102,7 @@ async def purge(conversation_id: ObjectId) -> bool:
     return True
 
 
-async def _seq_of(message_id: str, conversation_id: ObjectId) -> int:
+async def seq_of(message_id: str, conversation_id: ObjectId) -> int:
     """Where a message stands. A malformed id is one that does not exist."""
     if not ObjectId.is_valid(message_id):
         raise NotFoundError("There is no such message.")

@@ -116,6 +116,12 @@ async def find_batch(
     return await found.sort(sort).to_list() if sort else await found.to_list()
 
 
+async def aggregate(collection: str, pipeline: list[Raw]) -> list[Raw]:
+    """Everything that a pipeline gives, which must be bounded; times naive in UTC."""
+    found = get_database().get_collection(collection, codec_options=_NAIVE_UTC)
+    return await (await found.aggregate(pipeline)).to_list()
+
+
 async def find_below(
     parents: str, parent: Raw, collection: str, where: Raw, *, sort: Raw, limit: int
 ) -> list[Raw] | None:

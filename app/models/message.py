@@ -2,7 +2,7 @@ from datetime import datetime
 
 from beanie import PydanticObjectId
 from pydantic import BaseModel, Field
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, TEXT, IndexModel
 
 from app.models.base import BaseDocument
 from app.models.enums import MessageRole
@@ -41,5 +41,11 @@ class Message(BaseDocument):
         name = "messages"
         indexes = [  # noqa: RUF012
             IndexModel([("conversation_id", ASCENDING), ("seq", ASCENDING)], name="conversation_order", unique=True),
+            # Without a language, so that no word is left out and none is cut.
+            IndexModel(
+                [("conversation_id", ASCENDING), ("block", ASCENDING), ("content", TEXT)],
+                name="words",
+                default_language="none",
+            ),
             IndexModel([("user_id", ASCENDING), ("_id", ASCENDING)], name="user_oldest"),
         ]

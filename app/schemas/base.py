@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar, Self
 from beanie import PydanticObjectId
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
 
+from app.core.search_words import words_of
+
 _LINE_BREAKS = "\n\r\t"
 
 
@@ -21,10 +23,17 @@ def _many_lines(text: str) -> str:
     return text
 
 
+def _with_words(text: str) -> str:
+    if not words_of(text):
+        raise ValueError("must have a word to search for")
+    return text
+
+
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_one_line)]
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), AfterValidator(_many_lines)]
 Content = Annotated[str, StringConstraints(min_length=1, max_length=32_000), AfterValidator(_many_lines)]
 SearchText = Annotated[str, StringConstraints(max_length=320), AfterValidator(_one_line)]
+SearchWords = Annotated[SearchText, AfterValidator(_with_words)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_one_line)]
 
 

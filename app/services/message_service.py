@@ -15,7 +15,7 @@ from app.db.mongo import transactional
 from app.models.enums import MessageRole
 from app.schemas.message import MessageCreate, messages_of
 from app.schemas.page import MessageQuery
-from app.services import usage_service
+from app.services import search_service, usage_service
 from app.services.usage_service import MessageBudget
 
 _turns_of_writers = Turns()
@@ -44,6 +44,9 @@ async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal)
 
 async def page(conversation_id: ObjectId, query: MessageQuery, *, by: Principal) -> Page[dict[str, Any]]:
     """The messages of a conversation that the caller may see."""
+    if query.q is not None:
+        rows, next_cursor = await search_service.messages(conversation_id, query, by=by)
+        return Page(messages_of(rows, await _usernames([row["user_id"] for row in rows], by=by)), next_cursor)
     found = await crud_message.page(
         conversation_id,
         role=query.role,

@@ -97,7 +97,10 @@ class TestEnsureIndexes:
                 },
             ),
             ("conversation_events", {"conversation_id, version", "expires_at expireAfterSeconds"}),
-            ("messages", {"conversation_id, seq unique", "user_id, _id"}),
+            (
+                "messages",
+                {"conversation_id, seq unique", "conversation_id, block, _fts, _ftsx", "user_id, _id"},
+            ),
             (
                 "audit_events",
                 {

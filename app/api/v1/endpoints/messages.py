@@ -14,7 +14,10 @@ router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/messages", ta
 async def list_messages(
     request: Request, conversation_id: Id, reader: ConversationsReader, query: MessageList
 ) -> Response:
-    """The messages of a conversation, oldest first. Poll the end of it with `after`."""
+    """The messages of a conversation, oldest first. Poll the end of it with `after`; `q` searches.
+
+    A page of a search may have fewer rows than `limit` and all the same a next one, where the search goes on.
+    """
     rows, next_cursor = await message_service.page(conversation_id, query, by=reader)
     return listed(request, rows, next_cursor)
 
