@@ -360,6 +360,7 @@ async def _use_up_keys(client: AsyncClient, ada: dict[str, str], service: dict[s
     page = await client.get(f"{keys}/expiring?limit=1", headers=service)
     assert [key["id"] for key in page.json()] == [made["id"]]
     await key_usage_service.flush()
+    await make_api_key(expires_at=soon + timedelta(hours=1), created_at=soon - timedelta(days=99))
     await key_expiry_service.warn()
     rotated = await client.post(f"{keys}/{made['id']}/rotate", headers=ada, json={"grace_seconds": 600})
     assert rotated.status_code == 200

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
+from app.core.exceptions import ConflictError
 from app.core.hash_chain import Link
 from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page
 from app.db.mongo import Raw, find_batch
@@ -52,6 +53,16 @@ def about_keys(*, api_key_id: ObjectId | None = None, action: AuditAction | None
     if api_key_id is not None:
         return where | {"target.id": api_key_id} | ({"action": action} if action else {})
     return where | {"action": {"$in": [known for known in _OF_KEYS if action in {None, known}]}}
+
+
+async def add(events: Sequence[AuditEvent]) -> None:
+    """`ConflictError` when one of them was added before: their ids are their makers'."""
+    try:
+        await AuditEvent.insert_many(events)
+    except BulkWriteError as error:
+        if all(fault["code"] == _DUPLICATE for fault in error.details["writeErrors"]):
+            raise ConflictError from error
+        raise
 
 
 async def page(where: Filter, *, limit: int, cursor: str | None) -> Page[Raw]:

@@ -96,6 +96,13 @@ async def existing(user_ids: Collection[ObjectId]) -> set[ObjectId]:
     return {row["_id"] async for row in User.get_pymongo_collection().find(where, {"_id": 1})}
 
 
+async def oldest_active(roles: Collection[Role], *, limit: int) -> list[ObjectId]:
+    """Active users of these roles, the oldest accounts."""
+    where = {"role": {"$in": list(roles)}, "is_active": True}
+    order = {"created_at": ASCENDING, "_id": ASCENDING}
+    return [row["_id"] for row in await find_batch("users", where, fields={"_id": 1}, sort=order, limit=limit)]
+
+
 async def page(
     *,
     q: str | None,

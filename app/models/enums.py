@@ -78,6 +78,7 @@ class AuditAction(StrEnum):
     API_KEY_CREATED = "api_key:created"
     API_KEY_DEACTIVATED = "api_key:deactivated"
     API_KEY_DELETED = "api_key:deleted"
+    API_KEY_EXPIRY_NOTICED = "api_key:expiry_noticed"  # and nobody there to be warned
     API_KEY_ROTATED = "api_key:rotated"
     API_KEY_UPDATED = "api_key:updated"
     API_KEYS_DEACTIVATED = "api_keys:deactivated"

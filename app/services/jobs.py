@@ -24,7 +24,7 @@ JOBS: Final = (
     ),
     JobType(
         "warn_of_expiring_keys",
-        "Mail the holders of API keys 14, 7 and 1 days before they expire.",
+        "Mail owners or administrators of API keys 14, 7 and 1 days before they expire.",
         "every hour",
         IntervalTrigger(hours=1),
         key_expiry_service.warn,
