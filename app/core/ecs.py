@@ -6,8 +6,8 @@ from typing import Any, Final
 from app.core.hash_chain import render_time
 
 VERSION: Final = "8.17"
-# A category goes only with the types that the schema names for it: there is no `denied` in `authentication` or `iam`, and
-# no `creation` in `database`. That something was refused is said by `event.outcome` there.
+# A category goes only with the types that the schema names for it: there is no `denied` in `authentication` or `iam`,
+# and no `creation` in `database`. That something was refused is said by `event.outcome` there.
 _CATEGORIES: Final[Mapping[str, tuple[str, ...]]] = {
     "session": ("authentication", "session"),
     "sessions": ("authentication", "session"),
