@@ -329,6 +329,7 @@ class TestExport:
             await running
 
 
+@pytest.mark.usefixtures("with_lists")
 class TestPlanted:
     """What somebody has put into the database behind the API's back is shown, whatever it is."""
 

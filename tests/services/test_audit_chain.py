@@ -362,6 +362,7 @@ class TestPrune:
         assert await audit_chain_service.prune() == (6,)
         assert [row["seq"] for row in await stored()] == [row["seq"] for row in aged[6:]]
 
+    @pytest.mark.usefixtures("with_lists")
     @pytest.mark.parametrize("change", [{"seq": [6]}, {"seq": 5.5}, {"hash": None}], ids=str)
     async def test_leaves_a_beginning_alone_that_ends_in_what_was_never_sealed(
         self, aged: list[Raw], database: Database, change: Raw

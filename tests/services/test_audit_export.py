@@ -106,6 +106,7 @@ class TestExport:
 
         assert len(rows) >= 4
 
+    @pytest.mark.usefixtures("with_lists")
     @pytest.mark.parametrize("seq", [[3], [[1]], "5", True], ids=repr)
     async def test_passes_by_what_has_no_number_for_a_place(
         self, database: Database, monkeypatch: pytest.MonkeyPatch, seq: object

@@ -350,6 +350,7 @@ class TestInserted:
 
         assert await named() == ("inserted", int(seq), made)
 
+    @pytest.mark.usefixtures("with_lists")
     @pytest.mark.parametrize(
         "seq",
         [
@@ -390,6 +391,7 @@ class TestInserted:
 
         assert (found.kind, found.seq, found.id) == ("inserted", None, str(made["_id"]))
 
+    @pytest.mark.usefixtures("with_lists")
     @pytest.mark.parametrize("seq", ["5", True, float("nan"), [[1]]], ids=repr)
     async def test_event_whose_place_is_no_number_is_named_in_a_trail_without_others(
         self, database: Database, seq: object
@@ -400,6 +402,26 @@ class TestInserted:
 
         assert report.fault is not None
         assert (report.checked, report.fault.kind, report.fault.id) == (0, "inserted", "odd")
+
+    @pytest.mark.usefixtures("with_lists")
+    @pytest.mark.parametrize("planted", [[], ["5", True, {}], [[[1]], ["a", 700], None]], ids=repr)
+    async def test_event_whose_place_is_no_number_is_found_by_the_index(
+        self, rows: list[Raw], database: Database, planted: list[object]
+    ) -> None:
+        copies = [{**rows[3], "_id": ObjectId(), "seq": seq} for seq in [*range(11, 400), *planted]]
+        await database["audit_events"].insert_many(copies)
+        await database.drop_collection("system.profile")
+        await database.command("profile", 2)
+
+        await audit_fault_service.at_no_place()
+
+        await database.command("profile", 0)
+        searches = (
+            await database["system.profile"].find({"op": "query", "ns": f"{database.name}.audit_events"}).to_list()
+        )
+        await database.drop_collection("system.profile")
+        assert [search["planSummary"] for search in searches] == ["IXSCAN { seq: 1 }"] * 2
+        assert max(search["keysExamined"] for search in searches) <= 2
 
     @pytest.mark.usefixtures("unguarded")
     @pytest.mark.parametrize("seq", [1, 3, 4, 10])
