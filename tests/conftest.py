@@ -100,6 +100,16 @@ def database_url(mongodb: MongoClient[dict[str, Any]]) -> str:
 
 
 @pytest.fixture
+def with_lists(mongodb: MongoClient[dict[str, Any]], database_url: str) -> Iterator[None]:
+    """The indexes of audit events made anew afterwards: after one list in a document the server uses them worse."""
+    yield
+    database = mongodb[database_url.rpartition("/")[2].partition("?")[0]]
+    database.drop_collection("audit_events")
+    indexes = [index.document for index in AuditEvent.Settings.indexes]
+    database.command({"createIndexes": "audit_events", "indexes": indexes})
+
+
+@pytest.fixture
 def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
     """Settings of a test: `make_settings(registration="closed")`."""
 

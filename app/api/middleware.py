@@ -63,12 +63,13 @@ class RequestContextMiddleware:
     def _context(self, scope: Scope) -> RequestContext:
         headers = Headers(scope=scope)
         proposed = headers.get("x-request-id", "")
+        is_fit = _REQUEST_ID.fullmatch(proposed) and masked(proposed) == proposed
         forwarded = headers.getlist("x-forwarded-for") if self.trusted_proxies else []
         peer = scope["client"][0] if scope.get("client") else None
         return RequestContext(
-            request_id=proposed if _REQUEST_ID.fullmatch(proposed) else secrets.token_hex(12),
+            request_id=proposed if is_fit else secrets.token_hex(12),
             client_ip=client_address(peer, ",".join(forwarded) or None, self.trusted_proxies),
-            user_agent=headers.get("user-agent", "")[:_USER_AGENT_LENGTH] or None,
+            user_agent=masked(headers.get("user-agent", ""))[:_USER_AGENT_LENGTH] or None,
         )
 
 

@@ -26,8 +26,8 @@ async def record(
     outcome: AuditOutcome = AuditOutcome.SUCCESS,
     context: RequestContext | None = None,
     **details: Any,
-) -> None:
-    """Write what has happened, to a `(kind, id)`.
+) -> ObjectId:
+    """Write what has happened, to a `(kind, id)`: the id of the event.
 
     Call it inside the transaction that made it happen: what can't be recorded did not happen. Never pass a secret.
     `context` is where it came from, when that is not the request under way.
@@ -36,6 +36,7 @@ async def record(
     event = new_event(action, by=by, target=target, outcome=outcome, context=context, **details)
     await event.insert()
     after_commit(partial(_tell, event, context))
+    return ObjectId(event.id)
 
 
 def new_event(

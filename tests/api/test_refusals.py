@@ -408,7 +408,7 @@ class TestLog:
 
         told = [(line["event.category"], line["event.type"], line["event.outcome"]) for line in self.audit_lines(capfd)]
         assert told == [
-            (["authentication", "session"], ["denied"], "failure"),
+            (["authentication"], ["start"], "failure"),
             (["authentication", "session"], ["start"], "success"),
         ]
 
