@@ -24,6 +24,7 @@ from app.models.enums import AuditAction, MailKind
 from app.schemas.api_key import ApiKeyCreate, ApiKeyRotate, ApiKeyUpdate
 from app.services import audit_service, auth_service, mail_service
 from app.services.auth_service import hash_key
+from app.services.user_service import require_rank_above
 
 _ACTION_OF_ACTIVITY: Final[dict[bool | None, AuditAction]] = {
     None: AuditAction.API_KEY_UPDATED,
@@ -107,6 +108,7 @@ async def rotate(api_key_id: ObjectId, body: ApiKeyRotate, *, by: Principal) -> 
     await auth_service.hold(by)
     present = await crud_api_key.require(api_key_id, owner_id=by.owner_filter(Scope.ADMIN))
     await _require_reach(present, {}, by=by)
+    await _require_rank_to_know(present, by=by)
     key_limits.require_within(present.model_dump(include=set(LIMITS)), by=by)
     await _retire(present, timedelta(seconds=body.grace_seconds))
     parsed = key_format.new_key()
@@ -183,6 +185,15 @@ async def _require_reach(key: ApiKey, changes: dict[str, Any], *, by: Principal)
         raise _in_use("narrow")
     if changes.keys() & {"expires_at", "allowed_ips", "rate_limit", "quota"}:
         raise _in_use("limit")
+
+
+async def _require_rank_to_know(key: ApiKey, *, by: Principal) -> None:
+    """Who knows a personal key acts through its account, as who sets the password does: that takes a higher rank."""
+    if key.owner_id is None or key.owner_id == by.user_id:
+        return
+    owner = await crud_user.find(key.owner_id)
+    if owner is not None:
+        require_rank_above(owner, by=by)
 
 
 def _in_use(verb: str) -> InvalidRequestError:
