@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 from bson import ObjectId
 
+from app.core.rate_limit import Budget
+
 
 @dataclass(slots=True)
 class RequestContext:
@@ -23,8 +25,8 @@ class RequestContext:
     # Whoever the credential of the request belongs to, once that is known.
     principal: "Principal | None" = None
     has_recorded_failure: bool = False
-    # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    # The narrowest of the budgets that the request has spent; the answer tells of it whatever becomes of the request.
+    budget: Budget | None = None
 
 
 _NO_REQUEST = RequestContext()
