@@ -11,7 +11,13 @@ from typing import Final, NamedTuple
 
 from app.core.clock import utc_now
 from app.core.context import RequestContext, current_context
-from app.core.exceptions import AppError, ForbiddenError, RateLimitedError, UnauthenticatedError
+from app.core.exceptions import (
+    AppError,
+    ForbiddenError,
+    KeyQuotaExceededError,
+    RateLimitedError,
+    UnauthenticatedError,
+)
 from app.core.logging_config import get_logger
 from app.core.principal import ANONYMOUS, Principal
 from app.db.mongo import transactional
@@ -21,6 +27,7 @@ from app.services import audit_service
 FLUSH_EVERY: Final = 10.0  # seconds
 # So many callers are told apart between two flushes; the others count without their address.
 _TOLD_APART: Final = 64
+_TOO_OFTEN: Final = (RateLimitedError, KeyQuotaExceededError)
 
 _log = get_logger(__name__)
 
@@ -39,7 +46,7 @@ _counts: Counter[_Kind] = Counter()
 
 def is_refusal(error: AppError) -> bool:
     """Whether the caller was turned away for who it is, or for asking too often."""
-    return isinstance(error, UnauthenticatedError | ForbiddenError | RateLimitedError)
+    return isinstance(error, (UnauthenticatedError, ForbiddenError, *_TOO_OFTEN))
 
 
 async def record(error: AppError, *, method: str, route: str) -> None:
@@ -52,7 +59,7 @@ async def record(error: AppError, *, method: str, route: str) -> None:
     if context.has_recorded_failure:
         return
     by = context.principal
-    if by is None or isinstance(error, RateLimitedError):
+    if by is None or isinstance(error, _TOO_OFTEN):
         _count(error.code, by or ANONYMOUS)
         return
     try:
