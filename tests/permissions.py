@@ -170,6 +170,7 @@ GET    api-keys/{api_key_id}/usage                            user      ? x0000+
 GET    api-keys/{api_key_id}/usage                            superuser ? x0000++ xxx+
 POST   api-keys/{api_key_id}/rotate                           own       ? x++++++ x...
 POST   api-keys/{api_key_id}/rotate                           user      ? x0000++ xxx+
+POST   api-keys/{api_key_id}/rotate                           admin     ? x0000x+ xxxx
 POST   api-keys/{api_key_id}/rotate                           superuser ? x0000x+ xxxx
 GET    api-keys/audit-logs                                    -         ? xxxxx++ xxx+
 GET    api-keys/{api_key_id}/audit-logs                       own       ? xxxxx++ x...

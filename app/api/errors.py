@@ -113,6 +113,11 @@ def _counted(handler: Handler) -> Handler:
     return handle
 
 
+async def refuse(request: Request, error: AppError) -> Response:
+    """The answer to a request that no route has seen: it counts as any other that is refused."""
+    return await _counted(_on_app_error)(request, error)
+
+
 async def _record(request: Request, error: Exception) -> None:
     if isinstance(error, AppError) and refusal_service.is_refusal(error):
         route = getattr(request.scope.get("route"), "path", "")

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 from bson import ObjectId
 
+from app.core.rate_limit import Budget
+
 
 @dataclass(slots=True)
 class RequestContext:
@@ -26,8 +28,8 @@ class RequestContext:
     has_recorded_failure: bool = False
     # Called inside of each transaction of the request, at its end.
     before_commit: Callable[[], Awaitable[None]] | None = None
-    # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    # The narrowest of the budgets that the request has spent; the answer tells of it whatever becomes of the request.
+    budget: Budget | None = None
 
 
 _NO_REQUEST = RequestContext()

@@ -218,6 +218,10 @@ class QuotaExceededError(LimitReachedError):
     message = "The plan, or the quota of the key, allows no more."
 
 
+class KeyQuotaExceededError(QuotaExceededError):
+    """That of the key: as with a rate, the caller asks too often."""
+
+
 class MailUndeliveredError(AppError):
     message = "The mail could not be handed over. It is tried again."
 

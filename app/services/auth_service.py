@@ -4,12 +4,15 @@ import hashlib
 import hmac
 from datetime import datetime
 
+from bson import ObjectId
+
 from app.core import key_format, live_cache
 from app.core.clock import utc_now
 from app.core.config import get_settings
 from app.core.context import current_context
 from app.core.exceptions import (
     ApiKeyExpiredError,
+    ConflictError,
     InvalidApiKeyError,
     IpNotAllowedError,
     TokenRevokedError,
@@ -21,6 +24,7 @@ from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import NO_GRANT, Grant, Role, expand, grant_of
 from app.core.tokens import read_access_token
 from app.crud import crud_api_key, crud_session, crud_user
+from app.db.mongo import Raw
 from app.models.api_key import ApiKey
 
 # By the digest of the credential, so that no usable one is kept in memory.
@@ -37,15 +41,7 @@ async def authenticate_token(token: str) -> Principal:
     session = await crud_session.find_live(claims.session_id, user_id=claims.user_id)
     if session is None:
         raise TokenRevokedError
-    principal = Principal.of_user(
-        claims.user_id,
-        name=session["username"],
-        role=Role(session["role"]),
-        session_id=claims.session_id,
-        staff_level=session.get("staff_level"),
-        has_mfa=session.get("has_mfa", False),
-        rate_limit=session.get("rate_limit"),
-    )
+    principal = _principal_of_session(session, claims.user_id)
     life = _life(claims.expires_at)
     _principals.put(digest, principal, tags=[claims.session_id, claims.user_id], seen=seen, life=life)
     return principal
@@ -82,6 +78,37 @@ async def _look_up_key(text: str, digest: bytes) -> Principal:
     tags = [key.id, *([key.owner_id] if key.owner_id else [])]
     _principals.put(digest, principal, tags=tags, seen=seen, life=_life(key.expires_at))
     return principal
+
+
+async def hold(by: Principal) -> None:
+    """Let the transaction under way stand only if the caller is at its end who it was when the request came.
+
+    What is made on the strength of a credential ends with it, and is no wider than it: whoever ends, narrows or
+    rotates the credential at this moment writes what is written here, so one of the two transactions sees the other.
+    """
+    present = by
+    if by.kind is PrincipalKind.USER:
+        if (session := await crud_session.hold(by.session_id)) is None:
+            raise TokenRevokedError
+        present = _principal_of_session(session, by.account_id)
+    elif by.kind is PrincipalKind.API_KEY and by.credential_id:
+        if (key := await crud_api_key.hold(by.credential_id)) is None:
+            raise InvalidApiKeyError
+        present = await _principal_of(key)
+    if present != by:
+        raise ConflictError("The credentials that you are using were changed meanwhile. Try again.")
+
+
+def _principal_of_session(session: Raw, user_id: ObjectId) -> Principal:
+    return Principal.of_user(
+        user_id,
+        name=session["username"],
+        role=Role(session["role"]),
+        session_id=session["_id"],
+        staff_level=session.get("staff_level"),
+        has_mfa=session.get("has_mfa", False),
+        rate_limit=session.get("rate_limit"),
+    )
 
 
 async def _principal_of(key: ApiKey) -> Principal:

@@ -14,7 +14,14 @@ from typing import Final, NamedTuple
 
 from app.core.clock import utc_now
 from app.core.context import RequestContext, current_context
-from app.core.exceptions import AppError, ConflictError, ForbiddenError, RateLimitedError, UnauthenticatedError
+from app.core.exceptions import (
+    AppError,
+    ConflictError,
+    ForbiddenError,
+    KeyQuotaExceededError,
+    RateLimitedError,
+    UnauthenticatedError,
+)
 from app.core.logging_config import get_logger
 from app.core.principal import ANONYMOUS, Principal
 from app.core.tasks import is_cancelled, try_to_the_last
@@ -27,6 +34,7 @@ FLUSH_EVERY: Final = 10.0  # seconds
 # So many are told apart between two flushes that went well; the others count by their code alone.
 _TOLD_APART: Final = 64
 _SLICE: Final = 50  # events in one transaction
+_TOO_OFTEN: Final = (RateLimitedError, KeyQuotaExceededError)
 
 _log = get_logger(__name__)
 
@@ -51,7 +59,7 @@ class _State:
 
 def is_refusal(error: AppError) -> bool:
     """Whether the caller was turned away for who it is, or for asking too often."""
-    return isinstance(error, UnauthenticatedError | ForbiddenError | RateLimitedError)
+    return isinstance(error, (UnauthenticatedError, ForbiddenError, *_TOO_OFTEN))
 
 
 async def record(error: AppError, *, method: str, route: str) -> None:
@@ -64,7 +72,7 @@ async def record(error: AppError, *, method: str, route: str) -> None:
     if context.has_recorded_failure:
         return
     by = context.principal
-    if by is None or isinstance(error, RateLimitedError):
+    if by is None or isinstance(error, _TOO_OFTEN):
         _count(error.code, by or ANONYMOUS)
         return
     try:

@@ -137,6 +137,28 @@ class TestOfSomebody:
         assert {(event.action, event.actor.id) for event in events} == {("requests:refused", ada.id)}
         assert sum(event.details["count"] for event in events) == 5  # two events when a minute ends meanwhile
 
+    async def test_who_has_used_up_its_quota_is_counted(self, client: AsyncClient) -> None:
+        key = await make_api_key("read", quota={"limit": 1, "period": "month"})
+        codes = [(await client.get("/api/v1/items", headers=key.headers)).status_code for _ in range(4)]
+        at_once = await refusals()
+        await refusal_service.flush()
+        events = await refusals()
+
+        assert codes == [200] + [429] * 3
+        assert at_once == []
+        told = {(event.action, event.actor.id, event.details["code"]) for event in events}
+        assert told == {("requests:refused", key.document.id, "quota_exceeded")}
+        assert sum(event.details["count"] for event in events) == 3  # two events when a minute ends meanwhile
+
+    async def test_who_has_used_up_its_plan_is_not(self, client: AsyncClient) -> None:
+        ada = await make_signed_in(limits={"max_conversations": 0})
+
+        answer = await client.post("/api/v1/conversations", json={}, headers=ada.headers)
+        await refusal_service.flush()
+
+        assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
+        assert await refusals() == []
+
 
 class TestOfNobody:
     async def test_is_counted_by_code_and_address(self, serve: Serve) -> None:
