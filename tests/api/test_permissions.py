@@ -107,6 +107,7 @@ SENT: Final[dict[str, Body]] = {
     "POST /api/v1/items": {"title": "Tea"},
     "PUT /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/items/{item_id}": {"title": "Tea"},
+    "POST /api/v1/message-logs": {"entries": [{"username": "ada", "model": "gpt", "messages": 1}]},
     "PATCH /api/v1/admin/users/{user_id}": {"plan": "pro"},
     "POST /api/v1/staff/users/{user_id}/plan": {"plan": "pro"},
     "POST /api/v1/staff/users/{user_id}/credits": {"amount": 5},
