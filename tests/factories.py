@@ -167,23 +167,6 @@ async def make_item(owner: StoredUser, *, title: str = "Buy tea", **more: Any) -
     return document
 
 
-async def make_message_log(user: StoredUser, *, model: str = "gpt", **more: Any) -> MessageLog:
-    username = user.document.username or ""
-    document = MessageLog(
-        **{
-            "user_id": user.id,
-            "username": username,
-            "username_key": name_key(username),
-            "model": model,
-            "messages": 1,
-            "timestamp": utc_now(),
-            **more,
-        }
-    )
-    await document.insert()
-    return document
-
-
 async def make_messages(
     conversation: Conversation, count: int = 1, *, by: StoredUser | None = None, content: str = "Hello"
 ) -> list[Message]:
@@ -206,3 +189,20 @@ async def make_messages(
     conversation.version += count
     await conversation.save()
     return made
+
+
+async def make_message_log(user: StoredUser, *, model: str = "gpt", **more: Any) -> MessageLog:
+    username = user.document.username or ""
+    document = MessageLog(
+        **{
+            "user_id": user.id,
+            "username": username,
+            "username_key": name_key(username),
+            "model": model,
+            "messages": 1,
+            "timestamp": utc_now(),
+            **more,
+        }
+    )
+    await document.insert()
+    return document

@@ -439,7 +439,7 @@ async def _use_message_logs(client: AsyncClient, service: dict[str, str], ada: S
         assert page.status_code == 200
         if "next" in page.links:
             assert (await client.get(page.links["next"]["url"], headers=service)).status_code == 200
-    assert await message_log_service.prune() == (1,)
+    await message_log_service.prune()
 
 
 async def _use_items(client: AsyncClient, ada: dict[str, str], service: dict[str, str]) -> None:

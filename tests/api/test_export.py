@@ -171,8 +171,9 @@ class TestContent:
         self, client: AsyncClient
     ) -> None:
         ada = await make_signed_in(username="Ada")
-        later = await make_message_log(ada, timestamp=DAY + timedelta(hours=1), username="Countess", tokens=40)
-        first = await make_message_log(ada, timestamp=DAY, created_at=DAY, messages=3)
+        then = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
+        later = await make_message_log(ada, timestamp=then + timedelta(hours=1), username="Countess", tokens=40)
+        first = await make_message_log(ada, timestamp=then, created_at=DAY, messages=3)
 
         logs = (await export_of(client, ada.headers))["message_logs"]
 
@@ -182,7 +183,7 @@ class TestContent:
             "model": "gpt",
             "messages": 3,
             "tokens": None,
-            "timestamp": "2026-03-01T00:00:00Z",
+            "timestamp": f"{then:%Y-%m-%dT%H:%M:%SZ}",
             "created_at": "2026-03-01T00:00:00Z",
         }
         assert [(log["id"], log["username"], log["tokens"]) for log in logs[1:]] == [(str(later.id), "Countess", 40)]
