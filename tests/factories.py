@@ -22,6 +22,7 @@ from app.models.deleted_user import DeletedUser
 from app.models.enums import MessageRole, ParticipantRole
 from app.models.item import Item
 from app.models.message import Message
+from app.models.message_log import MessageLog
 from app.models.session import Session
 from app.models.user import User
 from app.services.auth_service import hash_key
@@ -188,3 +189,20 @@ async def make_messages(
     conversation.version += count
     await conversation.save()
     return made
+
+
+async def make_message_log(user: StoredUser, *, model: str = "gpt", **more: Any) -> MessageLog:
+    username = user.document.username or ""
+    document = MessageLog(
+        **{
+            "user_id": user.id,
+            "username": username,
+            "username_key": name_key(username),
+            "model": model,
+            "messages": 1,
+            "timestamp": utc_now(),
+            **more,
+        }
+    )
+    await document.insert()
+    return document

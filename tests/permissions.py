@@ -84,6 +84,8 @@ DELETE users/{user_id}                                        admin     ? xxxxxx
 DELETE users/{user_id}                                        superuser ? xxxxxx+ xxxx
 GET    users/{user_id}/usage                                  own       ? +++++++ +...
 GET    users/{user_id}/usage                                  user      ? xx+++++ x+x+
+GET    message-logs                                           -         ? xxxxx++ xxx+
+POST   message-logs                                           -         ? xxxxx++ xxx+
 # Staff
 GET    staff/users                                            -         ? xx+++++ xxx+
 GET    staff/users/{user_id}                                  own       ? xx+++++ x...

@@ -47,6 +47,10 @@ def usage(user_id: ObjectId) -> Batches:
     return _walk(Listing("usage_counters", {"user_id": user_id}, ["day"], ASCENDING))
 
 
+def message_logs(user_id: ObjectId) -> Batches:
+    return _walk(Listing("message_logs", {"user_id": user_id}, ["timestamp", "_id"], ASCENDING))
+
+
 def audit_events(user_id: ObjectId) -> Batches:
     """What it did, and what was done to it: two ranges of two indexes, merged in order."""
     concerned: Raw = {"$or": [{"actor.id": user_id}, {"target.id": user_id}]}

@@ -91,6 +91,7 @@ class AuditAction(StrEnum):
     ITEM_DELETED = "item:deleted"
     ITEM_UPDATED = "item:updated"
     JOB_REQUESTED = "job:requested"
+    MESSAGE_LOGS_STORED = "message_logs:stored"
     MFA_DISABLED = "mfa:disabled"
     MFA_ENABLED = "mfa:enabled"
     MFA_PREPARED = "mfa:prepared"

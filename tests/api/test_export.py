@@ -30,6 +30,7 @@ from tests.factories import (
     StoredUser,
     make_api_key,
     make_conversation,
+    make_message_log,
     make_messages,
     make_signed_in,
     make_user,
@@ -111,7 +112,7 @@ class TestContent:
 
         assert list(content) == [
             *("exported_at", "user", "sessions", "api_keys", "items", "conversations", "messages", "usage"),
-            "audit_events",
+            *("message_logs", "audit_events"),
         ]
         assert abs(datetime.fromisoformat(content["exported_at"]) - datetime.now(UTC)) < timedelta(seconds=10)
         assert content["exported_at"].endswith("Z")
@@ -165,6 +166,27 @@ class TestContent:
             }
         ]
         assert content["usage"] == [{"day": day, "messages": 3, "tokens": 40, "bytes": 0}]
+
+    async def test_is_what_services_have_told_of_it_oldest_first_whatever_its_name_was(
+        self, client: AsyncClient
+    ) -> None:
+        ada = await make_signed_in(username="Ada")
+        then = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
+        later = await make_message_log(ada, timestamp=then + timedelta(hours=1), username="Countess", tokens=40)
+        first = await make_message_log(ada, timestamp=then, created_at=DAY, messages=3)
+
+        logs = (await export_of(client, ada.headers))["message_logs"]
+
+        assert logs[0] == {
+            "id": str(first.id),
+            "username": "Ada",
+            "model": "gpt",
+            "messages": 3,
+            "tokens": None,
+            "timestamp": f"{then:%Y-%m-%dT%H:%M:%SZ}",
+            "created_at": "2026-03-01T00:00:00Z",
+        }
+        assert [(log["id"], log["username"], log["tokens"]) for log in logs[1:]] == [(str(later.id), "Countess", 40)]
 
     async def test_is_the_conversations_it_takes_part_in_and_the_messages_it_wrote(self, client: AsyncClient) -> None:
         ada, ben = await make_signed_in(), await make_user()
@@ -223,6 +245,7 @@ class TestContent:
         await make_api_key("read", created_by=ada.id)
         await insert("items", owner_id=ben.id, title="Bread", created_at=DAY)
         await insert("usage_counters", user_id=ben.id, day=DAY, messages=3)
+        await make_message_log(ben)
 
         content = await export_of(client, ada.headers)
 
@@ -233,6 +256,7 @@ class TestContent:
             "conversations": 0,
             "messages": 0,
             "usage": 0,
+            "message_logs": 0,
             "audit_events": 1,
         }
 
@@ -486,9 +510,9 @@ class TestReading:
         database = User.get_pymongo_collection().database
         read = [batch for batch in batches if batch[0] not in {"items", "usage_counters"}]
         assert {collection for collection, *_ in read} == {
-            *("sessions", "api_keys", "conversations", "messages", "audit_events"),
+            *("sessions", "api_keys", "conversations", "messages", "message_logs", "audit_events"),
         }
-        assert len(read) == 20
+        assert len(read) == 24
         for collection, where, sort, _ in read:
             command = {"find": collection, "filter": where, "sort": sort, "limit": 11}
             plan = await database.command({"explain": command, "verbosity": "executionStats"})
@@ -503,6 +527,7 @@ class TestReading:
             await make_conversation(user)
             await make_api_key("read", owner=user)
             await sign_in(user)
+            await make_message_log(user)
             await record(*((user.id, ObjectId()) if number % 2 else (ObjectId(), user.id)))
 
 

@@ -108,6 +108,7 @@ SENT: Final[dict[str, Body]] = {
     "PUT /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/admin/users/{user_id}": {"plan": "pro"},
+    "POST /api/v1/message-logs": {"entries": [{"username": "ada", "model": "gpt", "messages": 1}]},
     "POST /api/v1/staff/users/{user_id}/plan": {"plan": "pro"},
     "POST /api/v1/staff/users/{user_id}/credits": {"amount": 5},
     "PUT /api/v1/users/me": {"full_name": "Ada Lovelace"},

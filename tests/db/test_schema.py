@@ -73,6 +73,15 @@ class TestEnsureIndexes:
                 },
             ),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
+            (
+                "message_logs",
+                {
+                    "timestamp-, _id-",
+                    "user_id, timestamp-, _id-",
+                    "username_key, timestamp-, _id-",
+                    "model, timestamp-, _id-",
+                },
+            ),
             ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",
