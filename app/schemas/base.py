@@ -1,13 +1,15 @@
 """What every body has in common, and the kinds of text that are accepted."""
 
 import unicodedata
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from beanie import PydanticObjectId
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.core.search_words import words_of
 
+_MOST_UNKNOWN: Final = 20
 _LINE_BREAKS = "\n\r\t"
 
 
@@ -41,6 +43,14 @@ class RequestBody(BaseModel):
     """What a client sends. A field we do not know is a mistake, not a wish."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_a_flood(cls, value: Any) -> Any:
+        """Telling of each of a hundred thousand fields would keep everybody else waiting for seconds."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MOST_UNKNOWN:
+            raise PydanticCustomError("extra_forbidden", "There are far more fields than are known here")
+        return value
 
 
 class PatchBody(RequestBody):
