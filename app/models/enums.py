@@ -82,6 +82,8 @@ class AuditAction(StrEnum):
     ITEM_DELETED = "item:deleted"
     ITEM_UPDATED = "item:updated"
     JOB_REQUESTED = "job:requested"
+    MESSAGE_DELETED = "message:deleted"
+    MESSAGE_UPDATED = "message:updated"
     MFA_DISABLED = "mfa:disabled"
     MFA_ENABLED = "mfa:enabled"
     MFA_PREPARED = "mfa:prepared"

@@ -96,8 +96,16 @@ class TestEnsureIndexes:
                     "created_by",
                 },
             ),
-            ("conversation_events", {"conversation_id, version", "expires_at expireAfterSeconds"}),
-            ("messages", {"conversation_id, seq unique", "user_id, _id"}),
+            (
+                "conversation_events",
+                {
+                    "conversation_id, version",
+                    "expires_at expireAfterSeconds",
+                    "data.user_id sparse",
+                    "data.owner_id sparse",
+                },
+            ),
+            ("messages", {"conversation_id, seq unique", "user_id, conversation_id, seq"}),
             (
                 "audit_events",
                 {
