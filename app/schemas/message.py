@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from app.models.enums import MessageRole
 from app.models.message import TokenCounts
-from app.schemas.base import Content, Name, RequestBody, ResourceRead, ResponseBody
+from app.schemas.base import Content, Name, RequestBody, ResourceId, ResourceRead, ResponseBody
 
 MAX_ATTACHMENTS = 20
 MAX_BATCH = 500
@@ -28,8 +28,8 @@ class MessageCreate(RequestBody):
     content: Content
     role: MessageRole = MessageRole.USER
     user_id: PydanticObjectId | None = None
-    attachment_ids: Annotated[list[PydanticObjectId], Field(max_length=MAX_ATTACHMENTS), AfterValidator(_distinct)] = (
-        Field(default_factory=list)
+    attachment_ids: Annotated[list[ResourceId], Field(max_length=MAX_ATTACHMENTS), AfterValidator(_distinct)] = Field(
+        default_factory=list
     )
     model: Name | None = None
 

@@ -1,12 +1,12 @@
 from beanie import PydanticObjectId
 
-from app.schemas.base import RequestBody, ResponseBody
+from app.schemas.base import RequestBody, ResourceId, ResponseBody
 
 
 class ReadMarkMove(RequestBody):
     """`user_id` is for services, which mark for a participant."""
 
-    message_id: PydanticObjectId
+    message_id: ResourceId
     user_id: PydanticObjectId | None = None
 
 
