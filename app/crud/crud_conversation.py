@@ -139,13 +139,13 @@ async def take_places(conversation_id: ObjectId, writer_ids: Sequence[ObjectId |
     """
     now, count = utc_now(), len(writer_ids)
     sent = Counter(writer_id for writer_id in writer_ids if writer_id is not None)
-    increments = {"last_seq": count, "message_count": count, "version": count}
-    increments |= {f"participants.$[w{at}].sent": own for at, own in enumerate(sent.values())}
+    writers = _writers(sent)
+    increments = {"last_seq": count, "message_count": count, "version": count} | writers.increments
     updated = await _updated(
-        {"_id": conversation_id} | ({"participants.user_id": {"$all": list(sent)}} if sent else {}),
+        {"_id": conversation_id} | writers.where,
         {"$inc": increments, "$set": {"last_activity_at": now, "updated_at": now}},
-        array_filters=[{f"w{at}.user_id": writer_id} for at, writer_id in enumerate(sent)] or None,
-        projection={"last_seq": 1, "version": 1, "participants": _entries(list(sent))},
+        array_filters=writers.array_filters,
+        projection={"last_seq": 1, "version": 1, "participants": writers.entries},
     )
     if updated is None:
         return None
@@ -208,6 +208,26 @@ def _owned_by(conversation_id: ObjectId, owner_id: ObjectId | None) -> Filter:
 def _entries(user_ids: Sequence[ObjectId | None]) -> Raw:
     """Of the participants, in a projection, only these."""
     return {"$filter": {"input": "$participants", "cond": {"$in": ["$$this.user_id", user_ids]}}}
+
+
+class _Writers(NamedTuple):
+    """How an update finds those who write among the participants, counts what they send, and shows their entries."""
+
+    where: Filter
+    increments: dict[str, int]
+    array_filters: list[Raw] | None
+    entries: Raw
+
+
+def _writers(sent: Counter[ObjectId]) -> _Writers:
+    if len(sent) == 1:  # nearly always, and this costs the server less
+        [(writer_id, own)] = sent.items()
+        entry = {"user_id": writer_id}
+        return _Writers({"participants.user_id": writer_id}, {"participants.$.sent": own}, None, {"$elemMatch": entry})
+    increments = {f"participants.$[w{at}].sent": own for at, own in enumerate(sent.values())}
+    filters: list[Raw] = [{f"w{at}.user_id": writer_id} for at, writer_id in enumerate(sent)]
+    where: Filter = {"participants.user_id": {"$all": list(sent)}} if sent else {}
+    return _Writers(where, increments, filters or None, _entries(list(sent)))
 
 
 def _with_participants(participants: Any) -> list[Raw]:

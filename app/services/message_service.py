@@ -103,6 +103,8 @@ async def _store(
     places = await crud_conversation.take_places(conversation_id, [draft.user_id for draft in drafts])
     if places is None:
         raise await _why_not_written(conversation_id, drafts, by=by)
+    if len(drafts) == 1:  # nearly always, and the driver makes less of it
+        return [await crud_message.add(conversation_id=conversation_id, place=places[0], **drafts[0]._asdict())]
     return await crud_message.add_all(conversation_id, places, drafts)
 
 
