@@ -171,12 +171,14 @@ async def make_messages(
     conversation: Conversation, count: int = 1, *, by: StoredUser | None = None, content: str = "Hello"
 ) -> list[Message]:
     """Messages behind those that are there, counted in with the conversation."""
+    entry = next((entry for entry in conversation.participants if by and entry.user_id == by.id), None)
     made = [
         Message(
             conversation_id=conversation.id,
             seq=conversation.last_seq + number,
             version=conversation.version + number,
             block=(conversation.last_seq + number) // 4096,
+            nth=entry.sent + number if entry else None,
             user_id=by.id if by else None,
             role=MessageRole.USER,
             content=f"{content} {conversation.last_seq + number}",
@@ -187,6 +189,8 @@ async def make_messages(
     conversation.last_seq += count
     conversation.message_count += count
     conversation.version += count
+    if entry:
+        entry.sent += count
     await conversation.save()
     return made
 

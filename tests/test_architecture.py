@@ -20,7 +20,9 @@ from app.core.scopes import Role
 from app.main import create_app
 from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage
 from app.models.audit_event import AuditEvent
+from app.models.conversation_event import ConversationEvent
 from app.models.deleted_user import DeletedUser
+from app.models.enums import ConversationEventType
 from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 from app.services import (
@@ -120,6 +122,7 @@ COLLECTIONS |= {"api_key_quotas", "api_key_usage"}
 COLLECTIONS |= {"deleted_users", "usage_counters", "usage_totals"}
 COLLECTIONS |= {"audit_chain"}
 COLLECTIONS |= {"message_logs"}
+COLLECTIONS |= {"conversation_events"}
 EVENT = {
     "actor": {"kind": "user", "id": ObjectId(), "name": None},
     "action": "item:created",
@@ -293,7 +296,14 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
     usage = await ApiKeyUsage(key_id=key.document.id, hour=utc_now()).insert()
     drawn = await ApiKeyQuota(key_id=key.document.id, window="2026-11", expires_at=utc_now() + timedelta(1)).insert()
     log = await make_message_log(ada)
-    for document in [*stored, counter, total, gone, usage, drawn, log]:
+    event = await ConversationEvent(
+        conversation_id=conversation.id,
+        version=2,
+        type=ConversationEventType.PARTICIPANT_READ,
+        data={"user_id": ObjectId()},
+        expires_at=utc_now() + timedelta(days=7),
+    ).insert()
+    for document in [*stored, counter, total, gone, usage, drawn, log, event]:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -400,10 +410,24 @@ async def _use_conversations(
     first = (await client.get(f"{path}/messages?limit=1", headers=ada)).json()[0]["id"]
     for query in ("order=desc", "role=user", f"after={first}"):
         assert (await client.get(f"{path}/messages?{query}", headers=ada)).status_code == 200
+    await _use_messages(client, ada, path, first)
     assert (await client.patch(path, headers=ada, json={"title": "Coffee"})).status_code == 200
     assert (await client.delete(f"{path}/participants/{bob_id}", headers=ada)).status_code == 200
     assert (await client.post(f"{path}/participants", headers=ada, json={"user_id": bob_id})).status_code == 201
     assert (await client.delete(path, headers=ada)).status_code == 204
+
+
+async def _use_messages(client: AsyncClient, ada: dict[str, str], path: str, message_id: str) -> None:
+    batch = {"messages": [{"content": "Hello"}] * 3}
+    written = await client.post(f"{path}/messages/batch", headers=ada, json=batch)
+    assert written.status_code == 201
+    for read in (message_id, written.json()[-1]["id"], message_id):
+        marked = await client.post(f"{path}/read", headers=ada, json={"message_id": read})
+        assert marked.status_code == 200
+    message = f"{path}/messages/{message_id}"
+    assert (await client.get(message, headers=ada)).status_code == 200
+    assert (await client.patch(message, headers=ada, json={"content": "Good day"})).status_code == 200
+    assert (await client.delete(message, headers=ada)).status_code == 204
 
 
 async def _use_plans(client: AsyncClient, admin: dict[str, str], ada: dict[str, str], ada_id: str) -> None:

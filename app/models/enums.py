@@ -92,6 +92,8 @@ class AuditAction(StrEnum):
     ITEM_UPDATED = "item:updated"
     JOB_REQUESTED = "job:requested"
     MESSAGE_LOGS_STORED = "message_logs:stored"
+    MESSAGE_DELETED = "message:deleted"
+    MESSAGE_UPDATED = "message:updated"
     MFA_DISABLED = "mfa:disabled"
     MFA_ENABLED = "mfa:enabled"
     MFA_PREPARED = "mfa:prepared"

@@ -4,7 +4,7 @@ import unicodedata
 from typing import Annotated, Any, ClassVar, Final, Self
 
 from beanie import PydanticObjectId
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.core.search_words import words_of
@@ -31,6 +31,14 @@ def _with_words(text: str) -> str:
     return text
 
 
+def _not_null(value: object) -> object:
+    """Of nothing, `PydanticObjectId` would make a new id."""
+    if value is None:
+        raise ValueError("must be an id")
+    return value
+
+
+ResourceId = Annotated[PydanticObjectId, BeforeValidator(_not_null)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_one_line)]
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), AfterValidator(_many_lines)]
 Content = Annotated[str, StringConstraints(min_length=1, max_length=32_000), AfterValidator(_many_lines)]

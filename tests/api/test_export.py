@@ -434,7 +434,7 @@ class TestSize:
         assert [row["seq"] for row in content["messages"]] == list(range(1, 5001))
         assert {row["content"] for row in content["messages"]} == {f"{'x' * 1000} {seq}" for seq in range(1, 5001)}
         assert max(rows for *_, rows in batches) == 101
-        assert sum(1 for collection, *_ in batches if collection == "messages") == 50
+        assert sum(1 for collection, *_ in batches if collection == "messages") == 51
         assert sum(chunks) > 5_000_000
         assert max(chunks) < 70_000
         assert len(chunks) < 100
@@ -450,6 +450,21 @@ class TestSize:
 
         monkeypatch.setattr("app.api.v1.endpoints.export.json_object", watched)
         return sizes
+
+    @pytest.mark.parametrize("counts", [(100, 1), (99, 2, 100), (100, 100), (50, 200, 50), (1, 101, 99, 101)], ids=str)
+    async def test_is_complete_where_a_batch_ends_between_conversations(
+        self, client: AsyncClient, counts: tuple[int, ...]
+    ) -> None:
+        ada, ben = await make_signed_in(), await make_user()
+        expected = []
+        for count in counts:
+            conversation = await make_conversation(ada, ben)
+            await make_messages(conversation, 1, by=ben)
+            expected += [str(message.id) for message in await make_messages(conversation, count, by=ada)]
+
+        content = await export_of(client, ada.headers)
+
+        assert [row["id"] for row in content["messages"]] == expected
 
     @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 200, 201])
     async def test_is_complete_at_the_edges_of_batches(self, client: AsyncClient, count: int) -> None:

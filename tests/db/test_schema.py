@@ -105,10 +105,18 @@ class TestEnsureIndexes:
                     "created_by",
                 },
             ),
-            ("conversation_events", {"conversation_id, version", "expires_at expireAfterSeconds"}),
+            (
+                "conversation_events",
+                {
+                    "conversation_id, version",
+                    "expires_at expireAfterSeconds",
+                    "data.user_id sparse",
+                    "data.owner_id sparse",
+                },
+            ),
             (
                 "messages",
-                {"conversation_id, seq unique", "conversation_id, block, _fts, _ftsx", "user_id, _id"},
+                {"conversation_id, seq unique", "conversation_id, block, _fts, _ftsx", "user_id, conversation_id, seq"},
             ),
             (
                 "audit_events",

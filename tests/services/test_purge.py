@@ -41,6 +41,8 @@ REMOVED = {
     "usage_counters": 3,
     "message_logs": 3,
     "conversations": 2,
+    "conversation_events": 5,  # three, and that it left two conversations
+    "conversation_events_unsigned": 3,
     "conversations_left": 2,
     "conversations_unsigned": 2,
     "messages": 7,
@@ -81,6 +83,11 @@ async def make_estate(user: StoredUser, friend: StoredUser) -> None:
         await make_messages(conversation, 1, by=user)
     left = await make_conversation(friend)
     await make_messages(left, 2, by=user)
+    for name in ("user_id", "owner_id"):
+        for _ in range(3):
+            await _insert(
+                "conversation_events", conversation_id=left.id, type="participant.removed", data={name: user.id}
+            )
     await Conversation.find({"_id": left.id}).set({"created_by": user.id})
     await make_api_key("admin", name="service", created_by=user.id)
     await _insert("sessions", user_id=user.id, created_at=utc_now(), expires_at=utc_now() + timedelta(days=1))
@@ -146,7 +153,7 @@ class TestPurge:
 
         assert before == {
             *("deleted_users", "sessions", "one_time_tokens", "api_keys", "items", "usage_counters"),
-            *("conversations", "messages", "message_logs"),
+            *("conversations", "conversation_events", "messages", "message_logs"),
         }
         assert outcome == Round(purged=1, interrupted=0)
         assert await places_of(user, database) == set()

@@ -27,6 +27,7 @@ from app.api.v1.endpoints import (
     message_logs,
     messages,
     pages,
+    single_messages,
     staff,
     usage,
     users,
@@ -35,6 +36,7 @@ from app.api.v1.endpoints import (
 ROUTERS = (
     messages,
     conversations,
+    single_messages,
     export,
     users,
     auth,
