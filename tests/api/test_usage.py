@@ -151,6 +151,7 @@ class TestDailyMessages:
         assert counter is not None
         assert (counter.expires_at - datetime.fromisoformat(f"{today()}T00:00:00+00:00")).days == 400
 
+    @pytest.mark.usefixtures("patience")
     async def test_are_counted_exactly_by_a_hundred_at_once(self, client: AsyncClient) -> None:
         ada = await make_signed_in(limits={"daily_messages": 60})
         conversations = [await make_conversation(ada) for _ in range(4)]
@@ -164,6 +165,7 @@ class TestDailyMessages:
         assert {response.json()["code"] for response in responses if response.is_error} == {"daily_limit_reached"}
         assert (await Message.count(), await counted(ada)) == (10, 60)
 
+    @pytest.mark.usefixtures("patience")
     async def test_that_are_the_first_of_the_day_may_be_many_at_once(self, client: AsyncClient) -> None:
         ada = await make_signed_in(limits={"daily_messages": 3})
         conversations = [await make_conversation(ada) for _ in range(8)]
