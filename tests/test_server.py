@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.client import HTTPConnection
@@ -42,7 +42,7 @@ class Server:
             self.process = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "app", "--port", str(self.port), *options],
                 cwd=PROJECT,
-                env=environment(folder, variables, measured=self.measured),
+                env=environment(folder, variables, options, measured=self.measured),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # its process group holds its workers
@@ -88,11 +88,13 @@ class Server:
 Start = Callable[..., Server]
 
 
-def environment(folder: Path, variables: dict[str, str], *, measured: int = 2) -> dict[str, str]:
+def environment(
+    folder: Path, variables: dict[str, str], options: Sequence[str] = (), *, measured: int = 2
+) -> dict[str, str]:
     """The environment of the tests, with settings of the test's own."""
     limits = ("ANONYMOUS", "AUTH", "KEY_CREATE", "AUTHENTICATED")
     return {
-        **process_environment(f"server {sorted(variables)}", times=measured),
+        **process_environment(f"server {options} {sorted(variables)}", times=measured),
         **{f"RATE_LIMIT_{name}": AMPLE for name in limits},
         "ENVIRONMENT": "test",
         "DATA_DIR": str(folder),

@@ -175,6 +175,7 @@ class TestDailyMessages:
         assert statuses(responses) == [201] * 3 + [429] * 5
         assert await UsageCounter.find({"user_id": ada.id}).count() == 1
 
+    @pytest.mark.usefixtures("patience")
     async def test_of_two_crossing_conversations_hold_up_nobody(self, client: AsyncClient) -> None:
         ada, bob = await make_signed_in(), await make_signed_in()
         both = [await make_conversation(ada, bob) for _ in range(2)]
@@ -278,6 +279,7 @@ class TestConversations:
 
         assert [response.status_code for response in responses] == [201, 429]
 
+    @pytest.mark.usefixtures("patience")
     async def test_are_counted_exactly_when_opened_at_once(self, client: AsyncClient) -> None:
         ada = await make_signed_in(limits={"max_conversations": 10})
         again = await sign_in(ada)
