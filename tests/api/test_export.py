@@ -527,7 +527,7 @@ class TestReading:
         assert {collection for collection, *_ in read} == {
             *("sessions", "api_keys", "conversations", "messages", "message_logs", "audit_events"),
         }
-        assert len(read) == 24
+        assert len(read) == 25
         for collection, where, sort, _ in read:
             command = {"find": collection, "filter": where, "sort": sort, "limit": 11}
             plan = await database.command({"explain": command, "verbosity": "executionStats"})
