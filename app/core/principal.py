@@ -25,9 +25,9 @@ class Principal:
     """One caller.
 
     `user_id` is the account it acts as: a user's own, the owner's for a personal key, none for a
-    service key. `credential_id` is the session or the key. `allowed_ips`, `rate_limit`, `expires_at` and `quota` are
-    a key's own, the quota counted under `lineage_id`; `plan_rate_limit` is that of the account's plan. `must_enrol`:
-    its role needs a second factor, and without one it holds nothing.
+    service key. `credential_id` is the session or the key. `allowed_ips`, `rate_limit` and `quota` are
+    a key's own, the quota counted under `lineage_id`; `plan_rate_limit` is that of the account's plan. `expires_at` is
+    the end of the token or key. `must_enrol`: its role needs a second factor, and without one it holds nothing.
     """
 
     kind: PrincipalKind
@@ -55,6 +55,7 @@ class Principal:
         staff_level: int | None = None,
         has_mfa: bool = False,
         rate_limit: str | None = None,
+        expires_at: datetime | None = None,
     ) -> "Principal":
         must_enrol = role in get_settings().require_mfa_for and not has_mfa
         return cls(
@@ -66,6 +67,7 @@ class Principal:
             role=role,
             plan_rate_limit=rate_limit,
             must_enrol=must_enrol,
+            expires_at=expires_at,
         )
 
     @classmethod

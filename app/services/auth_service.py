@@ -4,6 +4,8 @@ import hashlib
 import hmac
 from datetime import datetime
 
+from bson import ObjectId
+
 from app.core import key_format, live_cache
 from app.core.clock import utc_now
 from app.core.config import get_settings
@@ -34,21 +36,43 @@ async def authenticate_token(token: str) -> Principal:
         return known
     claims = read_access_token(token)
     seen = live_cache.changes_seen()
-    session = await crud_session.find_live(claims.session_id, user_id=claims.user_id)
-    if session is None:
+    principal = await _of_session(claims.session_id, user_id=claims.user_id, expires_at=claims.expires_at)
+    if principal is None:
         raise TokenRevokedError
-    principal = Principal.of_user(
-        claims.user_id,
-        name=session["username"],
-        role=Role(session["role"]),
-        session_id=claims.session_id,
-        staff_level=session.get("staff_level"),
-        has_mfa=session.get("has_mfa", False),
-        rate_limit=session.get("rate_limit"),
-    )
     life = _life(claims.expires_at)
     _principals.put(digest, principal, tags=[claims.session_id, claims.user_id], seen=seen, life=life)
     return principal
+
+
+async def _of_session(session_id: ObjectId, *, user_id: ObjectId, expires_at: datetime | None) -> Principal | None:
+    """The user of a session, as long as that lives."""
+    session = await crud_session.find_live(session_id, user_id=user_id)
+    if session is None:
+        return None
+    return Principal.of_user(
+        user_id,
+        name=session["username"],
+        role=Role(session["role"]),
+        session_id=session_id,
+        staff_level=session.get("staff_level"),
+        has_mfa=session.get("has_mfa", False),
+        rate_limit=session.get("rate_limit"),
+        expires_at=expires_at,
+    )
+
+
+async def renewed(principal: Principal, *, ip: str | None) -> Principal | None:
+    """The same caller as its credential makes it now, used from this address; none when that is no longer good."""
+    if principal.kind is PrincipalKind.USER:
+        return await _of_session(principal.session_id, user_id=principal.account_id, expires_at=principal.expires_at)
+    key = await crud_api_key.find(principal.credential_id)
+    if key is None or not key.is_active or (key.expires_at is not None and key.expires_at <= utc_now()):
+        return None
+    try:
+        present = await _principal_of(key)
+    except InvalidApiKeyError:
+        return None
+    return present if not present.allowed_ips or is_in(ip, present.allowed_ips) else None
 
 
 async def authenticate_api_key(text: str, *, ip: str | None) -> Principal:

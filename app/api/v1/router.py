@@ -15,6 +15,7 @@ from app.api.v1.endpoints import (
     credentials,
     deleted_users,
     documentation,
+    events,
     export,
     health,
     introspection,
@@ -34,6 +35,7 @@ from app.api.v1.endpoints import (
 ROUTERS = (
     messages,
     conversations,
+    events,
     export,
     users,
     auth,
