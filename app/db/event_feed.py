@@ -5,7 +5,7 @@ It is read as commands, as the change feed is. When the connection or the cursor
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, NamedTuple
 
 from pymongo.errors import OperationFailure, PyMongoError
@@ -64,15 +64,24 @@ async def _batches(token: Any) -> AsyncGenerator[tuple[list[Inserted], Any], Non
         answer = await database.command(
             {"aggregate": 1, "pipeline": [stream, *_INSERTS], "cursor": {}}, codec_options=NAIVE_UTC, session=session
         )
-        while True:
-            cursor = answer["cursor"]
-            changes = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
-            batch = [Inserted(change["ns"]["coll"], change["fullDocument"]) for change in changes]
-            yield batch, cursor["postBatchResumeToken"]
-            change_feed.end_if_cancelled()
-            if not cursor["id"]:
-                raise FeedLostError  # the database itself was dropped
-            command = {"getMore": cursor["id"], "collection": cursor["ns"].partition(".")[2]}
-            answer = await database.command(
-                {**command, "maxTimeMS": change_feed.WORD_EVERY_MS}, codec_options=NAIVE_UTC, session=session
-            )
+        try:
+            while True:
+                cursor = answer["cursor"]
+                yield _batch(cursor), cursor["postBatchResumeToken"]
+                change_feed.end_if_cancelled()
+                if not cursor["id"]:
+                    raise FeedLostError  # the database itself was dropped
+                command = {"getMore": cursor["id"], "collection": cursor["ns"].partition(".")[2]}
+                answer = await database.command(
+                    {**command, "maxTimeMS": change_feed.WORD_EVERY_MS}, codec_options=NAIVE_UTC, session=session
+                )
+        finally:
+            with suppress(PyMongoError):  # it goes by itself, only later
+                await database.command(
+                    {"killCursors": cursor["ns"].partition(".")[2], "cursors": [cursor["id"]]}, session=session
+                )
+
+
+def _batch(cursor: Raw) -> list[Inserted]:
+    changes = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
+    return [Inserted(change["ns"]["coll"], change["fullDocument"]) for change in changes]
