@@ -20,7 +20,9 @@ from app.core.scopes import Role
 from app.main import create_app
 from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage
 from app.models.audit_event import AuditEvent
+from app.models.conversation_event import ConversationEvent
 from app.models.deleted_user import DeletedUser
+from app.models.enums import ConversationEventType
 from app.models.usage_counter import UsageCounter, UsageTotal
 from app.services import audit_chain_service, key_expiry_service, key_usage_service, purge_service
 from tests.api.test_openapi import Document, operations, references, resolved
@@ -35,6 +37,7 @@ from tests.factories import (
     make_user,
     sign_in,
 )
+from tests.streams import opened
 
 # Who adds a line here opens an endpoint to everybody.
 PUBLIC = {
@@ -108,6 +111,7 @@ COLLECTIONS = {
 COLLECTIONS |= {"api_key_quotas", "api_key_usage"}
 COLLECTIONS |= {"deleted_users", "usage_counters", "usage_totals"}
 COLLECTIONS |= {"audit_chain"}
+COLLECTIONS |= {"conversation_events"}
 EVENT = {
     "actor": {"kind": "user", "id": ObjectId(), "name": None},
     "action": "item:created",
@@ -279,7 +283,14 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
     await gone.insert()
     usage = await ApiKeyUsage(key_id=key.document.id, hour=utc_now()).insert()
     drawn = await ApiKeyQuota(key_id=key.document.id, window="2026-11", expires_at=utc_now() + timedelta(1)).insert()
-    for document in [*stored, counter, total, gone, usage, drawn]:
+    told = ConversationEvent(
+        conversation_id=conversation.id,
+        version=2,
+        type=ConversationEventType.CONVERSATION_UPDATED,
+        expires_at=utc_now(),
+    )
+    await told.insert()
+    for document in [*stored, counter, total, gone, usage, drawn, told]:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -381,6 +392,9 @@ async def _use_conversations(
     for headers in (ada, service):
         for url in (base, f"{base}?limit=1", f"{base}/user/{ada_id}", path, f"{path}/messages"):
             assert (await client.get(url, headers=headers)).status_code == 200
+    assert (await client.post(f"{path}/typing", headers=ada)).status_code == 204
+    async with opened(client, ObjectId(made["id"]), ada, last_event_id="1-0") as stream:
+        assert len(await stream.take(4)) == 4
     first = (await client.get(f"{path}/messages?limit=1", headers=ada)).json()[0]["id"]
     for query in ("order=desc", "role=user", f"after={first}"):
         assert (await client.get(f"{path}/messages?{query}", headers=ada)).status_code == 200

@@ -57,14 +57,16 @@ async def _of_session(session_id: ObjectId, *, user_id: ObjectId, expires_at: da
         staff_level=session.get("staff_level"),
         has_mfa=session.get("has_mfa", False),
         rate_limit=session.get("rate_limit"),
-        expires_at=expires_at,
+        token_expires_at=expires_at,
     )
 
 
 async def renewed(principal: Principal, *, ip: str | None) -> Principal | None:
     """The same caller as its credential makes it now, used from this address; none when that is no longer good."""
     if principal.kind is PrincipalKind.USER:
-        return await _of_session(principal.session_id, user_id=principal.account_id, expires_at=principal.expires_at)
+        return await _of_session(
+            principal.session_id, user_id=principal.account_id, expires_at=principal.token_expires_at
+        )
     key = await crud_api_key.find(principal.credential_id)
     if key is None or not key.is_active or (key.expires_at is not None and key.expires_at <= utc_now()):
         return None

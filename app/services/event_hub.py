@@ -214,7 +214,7 @@ class EventHub:
             await asyncio.sleep(_TICK_SECONDS)
             now, at = time.monotonic(), utc_now()
             for subscription in self._subscriptions():
-                if subscription.by.expires_at is not None and subscription.by.expires_at <= at:
+                if subscription.by.ends_at is not None and subscription.by.ends_at <= at:
                     subscription.end()
                 elif subscription.is_listening and now - subscription.spoken_at >= HEARTBEAT_SECONDS:
                     subscription.beat(_HEARTBEAT)
