@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from app.api.errors import register_error_handlers
+from app.api.idempotency import IdempotencyMiddleware, register_replays
 from app.api.middleware import (
     BodyLimitMiddleware,
     CorsMiddleware,
@@ -30,11 +31,10 @@ from app.core.shared_rate_limit import SharedRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
-from app.services import event_hub, refusal_service
+from app.services import event_hub, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
-from app.services.key_usage_service import flush_forever, flush_last
 from app.services.mail_service import send_forever
 
 _EXPOSED_HEADERS = [
@@ -62,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.rate_limiter = _rate_limiter(settings)
     register_error_handlers(app)
+    register_replays(app)
     routes = all_routes()
     app.router.routes.extend(routes)
     documented = [route for route in routes if route.include_in_schema]
@@ -102,6 +103,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         *stack,
         Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
         Middleware(TrailingSlashMiddleware),
+        Middleware(IdempotencyMiddleware),
         Middleware(UnexpectedErrorMiddleware),
     ]
 
@@ -117,11 +119,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         background.start(finish_deletions(), name="finish_deletions")
         sender = asyncio.create_task(send_forever(), name="outbox")
         stack.push_async_callback(_cancel, sender)
-        stack.push_async_callback(flush_last)
-        stack.push_async_callback(_cancel, asyncio.create_task(flush_forever(), name="key_usage"))
-        stack.push_async_callback(_cancel, asyncio.create_task(run_jobs(JOBS), name="jobs"))
-        stack.push_async_callback(refusal_service.flush)
+        stack.push_async_callback(_flush_last)
+        stack.push_async_callback(_cancel, asyncio.create_task(key_usage_service.flush_forever(), name="key_usage"))
         stack.push_async_callback(_cancel, asyncio.create_task(refusal_service.keep_flushing(), name="refusals"))
+        stack.push_async_callback(_cancel, asyncio.create_task(run_jobs(JOBS), name="jobs"))
         if settings.auth_cache_seconds > 0:
             tried = asyncio.Event()
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")
@@ -148,6 +149,11 @@ def _warn(settings: Settings) -> None:
         _log.warning("second_factor_not_required", roles=roles, hint="set REQUIRE_MFA_FOR")
     if settings.workers > 1 and not settings.has_shared_rate_limits:
         _log.warning("rate_limits_multiplied", workers=settings.workers, hint="set RATE_LIMIT_STORAGE_URL=redis://...")
+
+
+async def _flush_last() -> None:
+    """At the same time, so that they have all the time there is."""
+    await asyncio.gather(key_usage_service.flush_last(), refusal_service.flush_last())
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -21,6 +21,7 @@ ZERO: Final = "0" * 64
 MARK: Final = "'"
 NESTED: Final = {"actor": ("kind", "id", "name"), "target": ("kind", "id")}
 FIELDS: Final = ("id", "time", "action", "outcome", "ip", "user_agent", "request_id", "prev_hash", "hash")
+NEEDED: Final = frozenset({"id", "prev_hash", "hash"})
 LARGEST_CELL: Final = 32 * 1024 * 1024  # no event is larger than a document of the database
 
 Event = dict[str, Any]
@@ -85,10 +86,10 @@ def _events(file: TextIO) -> Iterator[Event]:
     number = 0
     try:
         for number, event in enumerate(_of_csv(file) if is_csv else map(json.loads, file), 1):
-            if not isinstance(event, dict) or type(event.get("seq")) is not int or not {"id", "hash"} <= event.keys():
+            if not isinstance(event, dict) or type(event.get("seq")) is not int or not event.keys() >= NEEDED:
                 raise FaultError(f"record {number} is no sealed event")
             yield event
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         raise FaultError(f"record {number + 1} can't be read; the file was cut off or damaged there") from error
 
 

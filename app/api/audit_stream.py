@@ -53,18 +53,23 @@ def _table(rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def _flat(event: Raw) -> list[Any]:
-    actor, target = event["actor"] or {}, event["target"] or {}
     nested = {
-        **{f"actor_{name}": actor.get(name) for name in ("kind", "id", "name")},
-        **{f"target_{name}": target.get(name) for name in ("kind", "id")},
+        **_parts(event, "actor", ("kind", "id", "name")),
+        **_parts(event, "target", ("kind", "id")),
         "details": render(event["details"]),
     }
     return [nested[name] if name in nested else event[name] for name in COLUMNS]
+
+
+def _parts(event: Raw, group: str, names: Sequence[str]) -> dict[str, Any]:
+    """Nothing where there is no document, which only somebody else than the service can have stored."""
+    value = event[group] if isinstance(event[group], Mapping) else {}
+    return {f"{group}_{name}": value.get(name) for name in names}
 
 
 def _cell(value: Any) -> str:
     """Nothing is an empty cell. A text that would run, or be taken for one marked here, or for nothing, gets a mark."""
     if value is None:
         return ""
-    text = str(value)
+    text = value if isinstance(value, str) else render(value)
     return f"{_MARK}{text}" if not text or text.startswith(_RUN) else text

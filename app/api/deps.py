@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from app.api import rate_limit
+from app.api import idempotency, rate_limit
 from app.core.context import current_context
 from app.core.exceptions import (
     AmbiguousCredentialsError,
@@ -23,6 +23,7 @@ from app.core.exceptions import (
 from app.core.principal import ANONYMOUS, Principal
 from app.core.scopes import Scope
 from app.schemas.audit_query import AnchorQuery, AuditExportQuery, AuditQuery, KeyAuditQuery, KeysAuditQuery
+from app.schemas.message_log import MessageLogQuery
 from app.schemas.page import (
     ApiKeyQuery,
     ConversationQuery,
@@ -52,6 +53,7 @@ class Needs:
 
     async def __call__(self, request: Request) -> Principal:
         principal = await self.admitted(request)
+        await idempotency.begin(request, principal)
         await key_quota_service.draw(principal)
         return principal
 
@@ -109,8 +111,10 @@ async def optional_principal(request: Request) -> Principal:
     principal = await _authenticated(request)
     if principal is None:
         await rate_limit.spend_anonymous(request)
+        await idempotency.begin(request, ANONYMOUS)
         return ANONYMOUS
     await rate_limit.spend_authenticated(request, principal)
+    await idempotency.begin(request, principal)
     await key_quota_service.draw(principal)
     return principal
 
@@ -125,6 +129,7 @@ async def _spend_credentials(request: Request) -> None:
 
 async def key_creator(request: Request) -> Principal:
     principal = await Needs(Scope.API_KEYS_WRITE).admitted(request)
+    await idempotency.begin(request, principal)
     await rate_limit.spend_key_creation(request, principal)
     await key_quota_service.draw(principal)
     return principal
@@ -169,6 +174,7 @@ StaffManager = Annotated[Principal, Depends(Needs(Scope.STAFF_MANAGE, over_other
 Administrator = Annotated[Principal, Depends(Needs(Scope.ADMIN, over_others=True))]
 AuditReader = Annotated[Principal, Depends(Needs(Scope.AUDIT_READ, over_others=True))]
 TokenInspector = Annotated[Principal, Depends(Needs(Scope.TOKENS_INTROSPECT, over_others=True))]
+UsageWriter = Annotated[Principal, Depends(Needs(Scope.USAGE_WRITE, over_others=True))]
 ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
 ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
 ApiKeyCreator = Annotated[Principal, Depends(key_creator)]
@@ -191,4 +197,5 @@ SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]
 DeletedUserList = Annotated[DeletedUserQuery, Depends(QueryOf(DeletedUserQuery))]
 ItemList = Annotated[ItemQuery, Depends(QueryOf(ItemQuery))]
 MessageList = Annotated[MessageQuery, Depends(QueryOf(MessageQuery))]
+MessageLogList = Annotated[MessageLogQuery, Depends(QueryOf(MessageLogQuery))]
 UserList = Annotated[UserQuery, Depends(QueryOf(UserQuery))]

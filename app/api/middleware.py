@@ -9,10 +9,12 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import problem, render_error, render_unexpected
+from app.api.errors import problem, refuse, render_unexpected
+from app.api.rate_limit import headers_of
 from app.core.context import RequestContext, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
 from app.core.key_format import masked
@@ -50,7 +52,7 @@ class RequestContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = (b"x-request-id", (context.request_id or "").encode())
-                message["headers"] = [*message.get("headers", []), own, *context.headers]
+                message["headers"] = [*message.get("headers", []), own, *headers_of(context.budget)]
             await send(message)
 
         try:
@@ -63,12 +65,13 @@ class RequestContextMiddleware:
     def _context(self, scope: Scope) -> RequestContext:
         headers = Headers(scope=scope)
         proposed = headers.get("x-request-id", "")
+        is_fit = _REQUEST_ID.fullmatch(proposed) and masked(proposed) == proposed
         forwarded = headers.getlist("x-forwarded-for") if self.trusted_proxies else []
         peer = scope["client"][0] if scope.get("client") else None
         return RequestContext(
-            request_id=proposed if _REQUEST_ID.fullmatch(proposed) else secrets.token_hex(12),
+            request_id=proposed if is_fit else secrets.token_hex(12),
             client_ip=client_address(peer, ",".join(forwarded) or None, self.trusted_proxies),
-            user_agent=headers.get("user-agent", "")[:_USER_AGENT_LENGTH] or None,
+            user_agent=masked(headers.get("user-agent", ""))[:_USER_AGENT_LENGTH] or None,
         )
 
 
@@ -99,7 +102,7 @@ class TrustedHostMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_trusted(Headers(scope=scope).get("host", "")):
             error = InvalidRequestError("This server does not answer for that host name.")
-            await render_error(scope["path"], error)(scope, receive, send)
+            await (await refuse(Request(scope), error))(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -161,7 +164,7 @@ class BodyLimitMiddleware:
             return
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            await render_error(scope["path"], PayloadTooLargeError())(scope, receive, send)
+            await (await refuse(Request(scope), PayloadTooLargeError()))(scope, receive, send)
             return
         received = 0
 

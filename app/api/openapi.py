@@ -8,6 +8,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from app.api import idempotency
 from app.api.deps import API_KEY_HEADER, Needs, QueryOf, if_match, key_creator, optional_principal
 from app.core.version import VERSION
 from app.schemas.problem import Problem
@@ -77,6 +78,8 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
         optional: list[dict[str, list[str]]] = [{}] if _asks(route.dependant, (optional_principal,)) else []
         operation["security"] = [*optional, {"bearer": []}, {"apiKey": []}]
     operation.setdefault("parameters", []).extend(_query_parameters(route.dependant))
+    if _is_repeatable(route):
+        operation["parameters"].append(idempotency.PARAMETER)
     if _asks(route.dependant, (if_match,)):
         operation["parameters"].append(_IF_MATCH)
 
@@ -89,9 +92,14 @@ def _statuses(route: APIRoute) -> set[int]:
         statuses |= {401, 403, 404}
     if is_write:
         statuses |= {401, 403, 409, 412}
-    if route.body_field or _asks(route.dependant, (QueryOf,)) or route.dependant.header_params:
+    if _is_repeatable(route) or route.body_field or _asks(route.dependant, (QueryOf,)) or route.dependant.header_params:
         statuses |= {415, 422}
     return statuses
+
+
+def _is_repeatable(route: APIRoute) -> bool:
+    """Whether it takes an `Idempotency-Key`."""
+    return "POST" in (route.methods or ()) and _asks(route.dependant, _CREDENTIALS)
 
 
 def _query_parameters(dependant: Dependant) -> list[dict[str, Any]]:

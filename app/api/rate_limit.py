@@ -10,7 +10,7 @@ from app.core.context import current_context
 from app.core.exceptions import IpNotAllowedError, RateLimitedError, RejectedCredentialError
 from app.core.network import household
 from app.core.principal import Principal
-from app.core.rate_limit import Budget, Charge, RateLimiter
+from app.core.rate_limit import Budget, Charge, RateLimiter, narrowest
 
 _EXPORTS: Final = "10/hour"
 
@@ -63,21 +63,23 @@ async def spend_on_refusal(request: Request, error: Exception) -> None:
     if isinstance(error, RejectedCredentialError | IpNotAllowedError):
         if not context.has_spent_credentials:
             await spend_credentials(request)
-    elif not context.headers and not request.url.path.startswith("/health"):
+    elif context.budget is None and not request.url.path.startswith("/health"):
         await spend_anonymous(request)
 
 
 async def _spend(request: Request, *charges: Charge) -> None:
     limiter: RateLimiter = request.app.state.rate_limiter
-    budget = await limiter.spend(*charges)
-    _show(budget)
+    context, budget = current_context(), await limiter.spend(*charges)
+    context.budget = budget if context.budget is None else narrowest((context.budget, budget))
     if budget.is_exceeded:
-        raise RateLimitedError(limiter.seconds_until(budget.resets_at))
+        raise RateLimitedError(budget.seconds_left)
 
 
-def _show(budget: Budget) -> None:
-    """The answer shows the budget that was spent last: it is the narrowest that the request met."""
-    current_context().headers = [
+def headers_of(budget: Budget | None) -> list[tuple[bytes, bytes]]:
+    """What an answer tells of the narrowest budget that its request met; nothing when it met none."""
+    if budget is None:
+        return []
+    return [
         (b"x-ratelimit-limit", b"%d" % budget.limit),
         (b"x-ratelimit-remaining", b"%d" % budget.remaining),
         (b"x-ratelimit-reset", b"%d" % budget.resets_at),

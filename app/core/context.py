@@ -1,5 +1,6 @@
 """What is known of the request under way, for logs and audit events, wherever in the code they are written."""
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,8 @@ if TYPE_CHECKING:
     from app.core.principal import Principal
 
 from bson import ObjectId
+
+from app.core.rate_limit import Budget
 
 
 @dataclass(slots=True)
@@ -23,8 +26,10 @@ class RequestContext:
     # Whoever the credential of the request belongs to, once that is known.
     principal: "Principal | None" = None
     has_recorded_failure: bool = False
-    # Headers that the answer carries whatever becomes of it, such as the state of a rate limit.
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    # Called inside of each transaction of the request, at its end.
+    before_commit: Callable[[], Awaitable[None]] | None = None
+    # The narrowest of the budgets that the request has spent; the answer tells of it whatever becomes of the request.
+    budget: Budget | None = None
 
 
 _NO_REQUEST = RequestContext()

@@ -133,6 +133,11 @@ class UsernameTakenError(ConflictError):
     message = "An account with this username exists."
 
 
+class IdempotencyInProgressError(ConflictError):
+    code = "idempotency_in_progress"
+    message = "The first request with this Idempotency-Key is still under way. Try again shortly."
+
+
 class AlreadyBootstrappedError(ConflictError):
     code = "already_bootstrapped"
     message = "The master key was created before. Use it, or make a superuser with scripts/create_superuser.py."
@@ -165,6 +170,11 @@ class InvalidContentError(AppError):
     def __init__(self, message: str | None = None, *, errors: Sequence[Mapping[str, object]] = ()) -> None:
         super().__init__(message)
         self.errors = list(errors)
+
+
+class IdempotencyKeyReusedError(InvalidContentError):
+    code = "idempotency_key_reused"
+    message = "This Idempotency-Key was used for another request. Take a new one for each."
 
 
 class WeakPasswordError(InvalidContentError):
@@ -211,6 +221,10 @@ class CreditsExhaustedError(LimitReachedError):
 class QuotaExceededError(LimitReachedError):
     code = "quota_exceeded"
     message = "The plan, or the quota of the key, allows no more."
+
+
+class KeyQuotaExceededError(QuotaExceededError):
+    """That of the key: as with a rate, the caller asks too often."""
 
 
 class MailUndeliveredError(AppError):

@@ -1,6 +1,6 @@
 """Who is calling, whatever credential they used: a plain value that outlives the request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -43,7 +43,7 @@ class Principal:
     expires_at: datetime | None = None
     quota: Quota | None = None
     lineage_id: ObjectId | None = None
-    token_expires_at: datetime | None = None
+    token_expires_at: datetime | None = field(default=None, compare=False)
 
     @classmethod
     def of_user(

@@ -7,7 +7,7 @@ here, because its asynchronous memory store walks every key it knows at every hi
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
@@ -17,12 +17,26 @@ _DAY: Final = 24 * 3600
 
 
 class Budget(NamedTuple):
-    """What is left of a rate after a hit. `resets_at` is in seconds since the epoch."""
+    """What is left of a rate after a hit.
+
+    `resets_at` and `counted_at` are in whole seconds since the epoch, by the clock of where it is counted.
+    """
 
     limit: int
     remaining: int
     resets_at: int
     is_exceeded: bool
+    counted_at: int
+
+    @property
+    def seconds_left(self) -> int:
+        """How long to wait for a fresh one, at least 1."""
+        return max(1, self.resets_at - self.counted_at)
+
+
+def narrowest(budgets: Iterable[Budget]) -> Budget:
+    """The one that refused, else that with the least left; of several the one that lasts longest."""
+    return min(budgets, key=lambda budget: (not budget.is_exceeded, budget.remaining, -budget.resets_at))
 
 
 Charge = tuple[str, str, str]
@@ -31,10 +45,7 @@ Charge = tuple[str, str, str]
 
 class RateLimiter(Protocol):
     async def spend(self, *charges: Charge) -> Budget:
-        """Count one request against each rate in turn, until one is exceeded. The budget that was spent last."""
-
-    def seconds_until(self, resets_at: int) -> int:
-        """How long to wait, at least 1."""
+        """Count one request against each rate in turn, until one is exceeded. The narrowest of these budgets."""
 
 
 class MemoryRateLimiter:
@@ -62,17 +73,16 @@ class MemoryRateLimiter:
             remaining=max(0, item.amount - spent),
             resets_at=math.ceil(ends_at),
             is_exceeded=spent > item.amount,
+            counted_at=math.floor(now),
         )
 
     async def spend(self, *charges: Charge) -> Budget:
+        budgets = []
         for charge in charges:
-            budget = self.hit(*charge)
+            budgets.append(budget := self.hit(*charge))
             if budget.is_exceeded:
                 break
-        return budget
-
-    def seconds_until(self, resets_at: int) -> int:
-        return max(1, math.ceil(resets_at - self._clock()))
+        return narrowest(budgets)
 
 
 def is_rate(text: str) -> bool:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, SecretStr
 
 from app.core.logging_config import get_logger
-from app.core.rate_limit import Budget, Charge, MemoryRateLimiter, parse_rate
+from app.core.rate_limit import Budget, Charge, MemoryRateLimiter, narrowest, parse_rate
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -94,9 +94,6 @@ class SharedRateLimiter:
         budget = None if self._is_lost else await self._hand_over(charges)
         return await self._memory.spend(*charges) if budget is None else budget
 
-    def seconds_until(self, resets_at: int) -> int:
-        return self._memory.seconds_until(resets_at)
-
     def _hand_over(self, charges: Sequence[Charge]) -> asyncio.Future[Budget | None]:
         """Have it carried to Redis. None is what comes back when Redis is lost."""
         loop = asyncio.get_running_loop()
@@ -139,7 +136,7 @@ class SharedRateLimiter:
                 arguments += (item.amount, item.get_expiry(), int(at == 0))
         now, *spent = await self._script(keys, arguments)
         counts = iter(spent)
-        return [_last(charges, counts, now) for charges in requests]
+        return [_narrowest(charges, counts, now) for charges in requests]
 
     def _key(self, purpose: str, period: int, key: str) -> str:
         return f"{_PREFIX}:{purpose}:{period}:{self._digest(key.encode()).hex()[:32]}"
@@ -197,13 +194,18 @@ def _client(url: str) -> "Redis":
     return client
 
 
-def _last(charges: Sequence[Charge], counts: Iterator[int], now: int) -> Budget:
-    """The budget that a request has spent last."""
-    spent = [count for count in islice(counts, len(charges)) if count >= 0]
-    item, count = parse_rate(charges[len(spent) - 1][0]), spent[-1]
+def _narrowest(charges: Sequence[Charge], counts: Iterator[int], now: int) -> Budget:
+    """The narrowest budget of those that a request has spent."""
+    spent = zip(charges, islice(counts, len(charges)), strict=True)
+    return narrowest(_budget(rate, count, now) for (rate, _, _), count in spent if count >= 0)
+
+
+def _budget(rate: str, count: int, now: int) -> Budget:
+    item = parse_rate(rate)
     return Budget(
         limit=item.amount,
         remaining=max(0, item.amount - count),
         resets_at=(now // item.get_expiry() + 1) * item.get_expiry(),
         is_exceeded=count > item.amount,
+        counted_at=now,
     )

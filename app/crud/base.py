@@ -1,7 +1,7 @@
 """Paging by key range: page 10,000 costs what page 1 costs; rows inserted meanwhile are neither repeated nor lost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, overload
 
 from beanie import Document, SortDirection
 from bson import ObjectId
@@ -45,7 +45,7 @@ class Listing(NamedTuple):
         """The filter for the rows behind the cursor."""
         if cursor is None:
             return self.where
-        position = decode_cursor(self._name, cursor)
+        position = self.position(cursor)
         beyond = "$lt" if self.direction == DESCENDING else "$gt"
         steps = [
             {**dict(zip(self.sort[:depth], position[:depth], strict=True)), field: {beyond: position[depth]}}
@@ -57,12 +57,26 @@ class Listing(NamedTuple):
         bound = {self.sort[0]: {f"{beyond}e": position[0]}}
         return {"$and": [self.where, bound, {"$or": steps}]}
 
+    @overload
+    def position(self, cursor: str) -> list[Any]: ...
+    @overload
+    def position(self, cursor: str | None) -> list[Any] | None: ...
+    def position(self, cursor: str | None) -> list[Any] | None:
+        """The values of the sort fields that the cursor stands at; `InvalidCursorError` when it is of another list."""
+        return None if cursor is None else decode_cursor(self._name, cursor)
+
+    def cursor_at(self, position: list[Any]) -> str:
+        return encode_cursor(self._name, position)
+
+    def cursor_behind(self, row: T) -> str:
+        return self.cursor_at([_value(row, field) for field in self.sort])
+
     def page(self, rows: list[T], limit: int) -> Page[T]:
         """Cut the row that was read beyond the page, and make a cursor of the last one that stays."""
         if len(rows) <= limit:
             return Page(rows, None)
         rows = rows[:limit]
-        return Page(rows, encode_cursor(self._name, [_value(rows[-1], field) for field in self.sort]))
+        return Page(rows, self.cursor_behind(rows[-1]))
 
     @property
     def _name(self) -> str:

@@ -60,12 +60,14 @@ async def retire(api_key_id: ObjectId, *, until: datetime, is_active: bool, expi
     return result.matched_count == 1
 
 
-async def hold(api_key_id: ObjectId) -> bool:
-    """Let the transaction under way stand only if the key is active at its end. False when it is not already."""
-    result = await ApiKey.get_pymongo_collection().update_one(
-        {"_id": api_key_id, "is_active": True}, {"$set": {"held_at": utc_now()}}
-    )
-    return result.matched_count == 1
+async def hold(api_key_id: ObjectId) -> ApiKey | None:
+    """Let the transaction under way stand only if nothing changes the key before its end.
+
+    The key as it is; none when it is not active, or has expired.
+    """
+    now = utc_now()
+    where = {"_id": api_key_id, "is_active": True, **_lives_on(now)}
+    return await find_one_and_update(ApiKey, where, {"$set": {"held_at": now}})
 
 
 async def remove(api_key_id: ObjectId, *, owner_id: ObjectId | None) -> ApiKey:
@@ -87,8 +89,12 @@ async def deactivate_all(owner_id: ObjectId) -> int:
 
 async def count_usable(owner_id: ObjectId) -> int:
     """How many keys of a user open its account today."""
-    lives = [{"expires_at": None}, {"expires_at": {"$gt": utc_now()}}]
-    return await ApiKey.find({"owner_id": owner_id, "is_active": True, "$or": lives}).count()
+    where = {"owner_id": owner_id, "is_active": True, **_lives_on(utc_now())}
+    return await ApiKey.find(where).count()
+
+
+def _lives_on(now: datetime) -> Filter:
+    return {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]}
 
 
 def _reach(api_key_id: ObjectId, owner_id: ObjectId | None) -> Filter:

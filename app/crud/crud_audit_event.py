@@ -1,7 +1,7 @@
 """How audit events are found and sealed. Nothing here changes what an event says."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from bson import ObjectId
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
+from app.core.exceptions import ConflictError
 from app.core.hash_chain import Link
 from app.crud.base import ASCENDING, DESCENDING, Filter, Listing, Page
 from app.db.mongo import Raw, find_batch
@@ -19,6 +20,11 @@ from app.models.enums import AuditAction, AuditOutcome
 EVENTS: Final = "audit_events"
 _BATCH: Final = 500
 _DUPLICATE: Final = 11000
+# What orders events by their times leaves out those without one, which only a stranger can have put there: a page could
+# not go on behind them.
+_FIRST_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
+_LAST_TIME: Final = datetime(9999, 12, 31, tzinfo=UTC)
+_NO_LIST: Final = {"$not": {"$type": "array"}}
 _OF_KEYS: Final = [
     AuditAction.SERVICE_BOOTSTRAPPED,
     *(action for action in AuditAction if action.partition(":")[0] == "api_key"),
@@ -54,25 +60,39 @@ def about_keys(*, api_key_id: ObjectId | None = None, action: AuditAction | None
     return where | {"action": {"$in": [known for known in _OF_KEYS if action in {None, known}]}}
 
 
+async def add(events: Sequence[AuditEvent]) -> None:
+    """`ConflictError` when one of them was added before: their ids are their makers'."""
+    try:
+        await AuditEvent.insert_many(events)
+    except BulkWriteError as error:
+        if all(fault["code"] == _DUPLICATE for fault in error.details["writeErrors"]):
+            raise ConflictError from error
+        raise
+
+
 async def page(where: Filter, *, limit: int, cursor: str | None) -> Page[Raw]:
     """Newest first. By time, since the ids of two processes are in no order within a second."""
-    listing = Listing(EVENTS, where, ["time", "_id"], DESCENDING)
+    listing = Listing(EVENTS, _with_time(where), ["time", "_id"], DESCENDING)
     rows = await find_batch(EVENTS, listing.after(cursor), sort=listing.order, limit=limit + 1)
     return listing.page(rows, limit)
+
+
+def _with_time(where: Filter) -> Filter:
+    return {**where, "time": {"$gte": _FIRST_TIME, "$lt": _LAST_TIME, **where.get("time", {}), **_NO_LIST}}
 
 
 async def unsealed(*, limit: int) -> list[Raw]:
     return await find_batch(EVENTS, {"seq": None}, sort={"_id": ASCENDING}, limit=limit)
 
 
-async def seal(events: Sequence[dict[str, Any]]) -> bool:
-    """Give events their places. False when one of them is gone, or the place or the event is taken."""
+async def seal(events: Sequence[tuple[Any, Raw]]) -> bool:
+    """Give events, each with its stored id, their places. False when one is gone, or it or the place is taken."""
     updates = [
         UpdateOne(
-            {"_id": ObjectId(event["id"]), "seq": None},
+            {"_id": event_id, "seq": None},
             {"$set": {"seq": event["seq"], "prev_hash": event["prev_hash"], "hash": event["hash"]}},
         )
-        for event in events
+        for event_id, event in events
     ]
     try:
         result = await AuditEvent.get_pymongo_collection().bulk_write(updates, ordered=False)
@@ -94,16 +114,29 @@ async def find_up_to(seq: int) -> Raw | None:
     return found[0] if found else None
 
 
+async def find_place(event_id: ObjectId) -> Raw | None:
+    found = await find_batch(EVENTS, {"_id": event_id}, fields={"seq": 1}, limit=1)
+    return found[0] if found else None
+
+
+async def at_ends() -> list[Raw]:
+    """The first and the last of all places: whatever is no number stands before or behind all numbers."""
+    where = {"seq": {"$exists": True, "$ne": None}}
+    found = [await find_batch(EVENTS, where, sort={"seq": order}, limit=1) for order in (ASCENDING, DESCENDING)]
+    return [row for rows in found for row in rows]
+
+
 async def has_pruning_event(begins_after: Link) -> bool:
     """Whether a pruning that ended there was recorded."""
     where = {"action": AuditAction.AUDIT_PRUNED, "details.seq": begins_after.seq, "details.last": begins_after.hash}
     return bool(await find_batch(EVENTS, where, fields={"_id": 1}, sort={"time": DESCENDING}, limit=1))
 
 
-async def sealed_batches(where: Filter, *, up_to: int) -> Batches:
+async def sealed_batches(where: Filter, *, after: int, up_to: int) -> Batches:
     """The sealed events that match, oldest first: all of them in the order of the chain, some in that of time."""
-    place = {"seq": {"$gt": 0, "$lte": up_to}}
-    listing = Listing(EVENTS, {**where, **place}, ["time", "_id"] if where else ["seq"], ASCENDING)
+    place = {"seq": {"$gt": after, "$lte": up_to, **_NO_LIST}}
+    chosen = {**_with_time(where), **place} if where else place
+    listing = Listing(EVENTS, chosen, ["time", "_id"] if where else ["seq"], ASCENDING)
     cursor: str | None = None
     while True:
         rows = await find_batch(EVENTS, listing.after(cursor), sort=listing.order, limit=_BATCH + 1)

@@ -1,24 +1,18 @@
 """What has happened in a conversation, in the order of versions: its messages and its other events, as one log."""
 
 from collections.abc import Collection
-from datetime import timedelta
 from typing import Final, NamedTuple
 
 from bson import ObjectId
 
-from app.core.clock import utc_now
 from app.core.exceptions import NotFoundError
 from app.crud.base import ASCENDING
 from app.crud.crud_conversation import Place
 from app.db.event_feed import Inserted
 from app.db.mongo import Raw, find_batch
-from app.models.conversation_event import ConversationEvent
-from app.models.enums import ConversationEventType
 
 MESSAGE_CREATED: Final = "message.created"
 _PAGE: Final = 20
-_KEPT: Final = timedelta(days=7)
-_PASSING: Final = timedelta(seconds=60)
 
 
 class Entry(NamedTuple):
@@ -84,18 +78,3 @@ async def messages(message_ids: Collection[ObjectId]) -> dict[ObjectId, Raw]:
         return {}
     rows = await find_batch("messages", {"_id": {"$in": list(message_ids)}}, limit=len(message_ids))
     return {row["_id"]: row for row in rows}
-
-
-async def add(conversation_id: ObjectId, event_type: ConversationEventType, data: Raw, *, version: int | None) -> None:
-    """Part of the transaction that made the version. What has none is only told to who follows the conversation now."""
-    now = utc_now()
-    event: Raw = {
-        "_id": ObjectId(),
-        "created_at": now,
-        "conversation_id": conversation_id,
-        "version": version,
-        "type": event_type.value,
-        "data": data,
-        "expires_at": now + (_PASSING if version is None else _KEPT),
-    }
-    await ConversationEvent.get_pymongo_collection().insert_one(event)

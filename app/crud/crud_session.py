@@ -27,13 +27,18 @@ async def find(session_id: ObjectId) -> Session | None:
     return await Session.find_one({"_id": session_id, "expires_at": {"$gt": utc_now()}})
 
 
-async def hold(session_id: ObjectId) -> bool:
-    """Let the transaction under way stand only if the session lives at its end. False when it has ended already."""
+async def hold(session_id: ObjectId) -> Raw | None:
+    """Let the transaction under way stand only if nothing changes the session before its end.
+
+    Who it belongs to, as `find_live` tells it; none when it has ended.
+    """
     now = utc_now()
-    result = await Session.get_pymongo_collection().update_one(
-        {"_id": session_id, "expires_at": {"$gt": now}}, {"$set": {"last_used_at": now}}
+    held: Raw | None = await Session.get_pymongo_collection().find_one_and_update(
+        {"_id": session_id, "expires_at": {"$gt": now}},
+        {"$set": {"last_used_at": now}},
+        projection=_AUTHENTICATION_FIELDS,
     )
-    return result.matched_count == 1
+    return held
 
 
 async def mark_rotated(

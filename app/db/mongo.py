@@ -16,6 +16,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from app.core import background
+from app.core.context import current_context
 from app.core.exceptions import DatabaseUnavailableError
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
@@ -113,6 +114,12 @@ async def find_batch(
     await get_database().command({"killCursors": collection, "cursors": [cursor["id"]]})
     found = get_database().get_collection(collection, codec_options=NAIVE_UTC).find(where, fields, limit=limit)
     return await found.sort(sort).to_list() if sort else await found.to_list()
+
+
+async def aggregate(collection: str, pipeline: list[Raw]) -> list[Raw]:
+    """Everything that a pipeline gives, which must be bounded; times naive in UTC."""
+    found = get_database().get_collection(collection, codec_options=NAIVE_UTC)
+    return await (await found.aggregate(pipeline)).to_list()
 
 
 async def find_below(
@@ -232,6 +239,8 @@ async def _attempt(
 ) -> R:
     async with await session.start_transaction(write_concern=_DURABLE):
         result = await work(*args, **kwargs)
+        if (before_commit := current_context().before_commit) is not None:
+            await before_commit()
         while True:
             try:
                 await session.commit_transaction()

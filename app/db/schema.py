@@ -18,11 +18,13 @@ from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.conversation_event import ConversationEvent
 from app.models.deleted_user import DeletedUser
+from app.models.idempotency_record import IdempotencyRecord
 from app.models.installation import Installation
 from app.models.item import Item
 from app.models.job import Job
 from app.models.login_throttle import LoginThrottle
 from app.models.message import Message
+from app.models.message_log import MessageLog
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
@@ -40,11 +42,13 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     ConversationEvent,
     DeletedConversation,
     DeletedUser,
+    IdempotencyRecord,
     Installation,
     Item,
     Job,
     LoginThrottle,
     Message,
+    MessageLog,
     OneTimeToken,
     OutgoingMail,
     Session,

@@ -57,6 +57,14 @@ class AuditOutcome(StrEnum):
     FAILURE = "failure"
 
 
+class IdempotencyState(StrEnum):
+    """How far a request has come that has an `Idempotency-Key`."""
+
+    RUNNING = "running"
+    COMMITTED = "committed"  # it has changed something, and has not answered yet
+    ANSWERED = "answered"
+
+
 class JobOutcome(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
@@ -70,6 +78,7 @@ class AuditAction(StrEnum):
     API_KEY_CREATED = "api_key:created"
     API_KEY_DEACTIVATED = "api_key:deactivated"
     API_KEY_DELETED = "api_key:deleted"
+    API_KEY_EXPIRY_NOTICED = "api_key:expiry_noticed"  # and nobody there to be warned
     API_KEY_ROTATED = "api_key:rotated"
     API_KEY_UPDATED = "api_key:updated"
     API_KEYS_DEACTIVATED = "api_keys:deactivated"
@@ -82,6 +91,9 @@ class AuditAction(StrEnum):
     ITEM_DELETED = "item:deleted"
     ITEM_UPDATED = "item:updated"
     JOB_REQUESTED = "job:requested"
+    MESSAGE_LOGS_STORED = "message_logs:stored"
+    MESSAGE_DELETED = "message:deleted"
+    MESSAGE_UPDATED = "message:updated"
     MFA_DISABLED = "mfa:disabled"
     MFA_ENABLED = "mfa:enabled"
     MFA_PREPARED = "mfa:prepared"

@@ -2,7 +2,7 @@ from datetime import datetime
 
 from beanie import PydanticObjectId
 from pydantic import BaseModel, Field
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, TEXT, IndexModel
 
 from app.models.base import BaseDocument
 from app.models.enums import MessageRole
@@ -22,12 +22,14 @@ class Message(BaseDocument):
 
     `version` is the version of the conversation that the message made: its place among all that happens there.
     `block` is which group of 4,096 messages it belongs to: search goes through one such group at a time.
+    `nth` is which of its writer's messages it is, from when that one joined: so nobody has to count them.
     """
 
     conversation_id: PydanticObjectId
     seq: int
     version: int
     block: int
+    nth: int | None = None
     user_id: PydanticObjectId | None
     role: MessageRole
     content: str
@@ -41,5 +43,11 @@ class Message(BaseDocument):
         name = "messages"
         indexes = [  # noqa: RUF012
             IndexModel([("conversation_id", ASCENDING), ("seq", ASCENDING)], name="conversation_order", unique=True),
-            IndexModel([("user_id", ASCENDING), ("_id", ASCENDING)], name="user_oldest"),
+            # Without a language, so that no word is left out and none is cut.
+            IndexModel(
+                [("conversation_id", ASCENDING), ("block", ASCENDING), ("content", TEXT)],
+                name="words",
+                default_language="none",
+            ),
+            IndexModel([("user_id", ASCENDING), ("conversation_id", ASCENDING), ("seq", ASCENDING)], name="user_order"),
         ]

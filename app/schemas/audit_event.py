@@ -1,11 +1,12 @@
 """Audit events as they are shown. What is shown is what the chain hashes, so every field of it is written here once."""
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 from beanie import PydanticObjectId
-from bson import ObjectId
+from bson import Int64, ObjectId
 
 from app.core.hash_chain import render_time
 from app.core.principal import PrincipalKind
@@ -54,9 +55,12 @@ class ChainHead(ResponseBody):
 
 
 class ChainFault(ResponseBody):
-    """The first event that is not as it was sealed; `id` is null when there is none at that place."""
+    """The first event that is not as it was sealed; `id` is null when there is none at that place.
 
-    seq: int
+    `seq` is null when what the event has for a place is no number.
+    """
+
+    seq: int | None
     id: str | None
     kind: FaultKind
     detail: str
@@ -85,7 +89,7 @@ def event_of(row: Raw) -> dict[str, Any]:
         "user_agent": _plain(row.get("user_agent")),
         "request_id": _plain(row.get("request_id")),
         "details": _plain(row.get("details")),
-        "seq": row.get("seq"),
+        "seq": int(row["seq"]) if isinstance(row.get("seq"), Int64) else row.get("seq"),
         "prev_hash": row.get("prev_hash"),
         "hash": row.get("hash"),
     }
@@ -96,7 +100,7 @@ def _fields(value: Any, names: Iterable[str]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: ids and times as text, at any depth."""
+    """As JSON has it: ids and times as text, what is no number as null, at any depth."""
     if isinstance(value, Mapping):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -105,4 +109,13 @@ def _plain(value: Any) -> Any:
         return render_time(value)
     if isinstance(value, ObjectId):
         return str(value)
+    if isinstance(value, Int64 | float):
+        return _number(value)
     return value
+
+
+def _number(value: Any) -> Any:
+    """The driver's own kind of number as Python's; null for what JSON has no number for."""
+    if isinstance(value, Int64):
+        return int(value)
+    return value if math.isfinite(value) else None

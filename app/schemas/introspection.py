@@ -5,6 +5,7 @@ from pydantic import ConfigDict, Field
 
 from app.core.scopes import Role
 from app.schemas.base import RequestBody, ResponseBody
+from app.schemas.key_verification import ShownFrom
 
 
 class IntrospectionForm(RequestBody):
@@ -16,6 +17,7 @@ class IntrospectionForm(RequestBody):
     token_type_hint: Annotated[str | None, Field(description="Not needed: a key is told from a token by its form")] = (
         None
     )
+    ip: ShownFrom = None
 
 
 class Introspection(ResponseBody):

@@ -17,6 +17,12 @@ def _address(text: str) -> str:
     return str(address)
 
 
+ShownFrom = Annotated[
+    Annotated[str, StringConstraints(max_length=100), AfterValidator(_address)] | None,
+    Field(description="Where it was shown from. A key that is limited to addresses is good from nowhere without"),
+]
+
+
 def _none_of_nothing(value: Any) -> Any:
     """No scopes are asked for, whichever way that is written."""
     return None if value in ([], "") else value
@@ -40,10 +46,7 @@ class KeyToVerify(RequestBody):
     scopes: Annotated[
         KeyScopes | None, BeforeValidator(_none_of_nothing), Field(description="What it is to be good for, all of it")
     ] = None
-    ip: Annotated[
-        Annotated[str, StringConstraints(max_length=100), AfterValidator(_address)] | None,
-        Field(description="Where it was shown from. A key that is limited to addresses is good from nowhere without"),
-    ] = None
+    ip: ShownFrom = None
 
 
 class KeyVerification(ResponseBody):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.core.plans import Plan
 from app.core.scopes import Role
 from app.models.enums import MessageRole
-from app.schemas.base import SearchText
+from app.schemas.base import SearchText, SearchWords
 
 
 class PageQuery(BaseModel):
@@ -34,6 +34,7 @@ class ApiKeyQuery(PageQuery):
 
 
 class ConversationQuery(PageQuery):
+    q: Annotated[SearchWords | None, Field(description="Words that the title or a message has, all of them")] = None
     archived: Annotated[bool | None, Field(description="Only those that are, or are not, archived")] = None
 
 
@@ -44,4 +45,5 @@ class ItemQuery(PageQuery):
 class MessageQuery(PageQuery):
     order: Literal["asc", "desc"] = "asc"
     role: MessageRole | None = None
+    q: Annotated[SearchWords | None, Field(description="Words that the message has, all of them")] = None
     after: Annotated[str | None, Field(max_length=100, description="Begin behind the message with this id")] = None

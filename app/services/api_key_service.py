@@ -11,21 +11,20 @@ from app.core.exceptions import (
     ConflictError,
     ForbiddenError,
     InsufficientScopeError,
-    InvalidApiKeyError,
     InvalidRequestError,
-    TokenRevokedError,
 )
 from app.core.key_format import ParsedKey
 from app.core.key_limits import LIMITS
 from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import Scope, expand
-from app.crud import crud_api_key, crud_session, crud_user
+from app.crud import crud_api_key, crud_user
 from app.db.mongo import transactional
 from app.models.api_key import ApiKey
 from app.models.enums import AuditAction, MailKind
 from app.schemas.api_key import ApiKeyCreate, ApiKeyRotate, ApiKeyUpdate
-from app.services import audit_service, mail_service
+from app.services import audit_service, auth_service, mail_service
 from app.services.auth_service import hash_key
+from app.services.user_service import require_rank_above
 
 _ACTION_OF_ACTIVITY: Final[dict[bool | None, AuditAction]] = {
     None: AuditAction.API_KEY_UPDATED,
@@ -50,7 +49,7 @@ async def create(body: ApiKeyCreate, *, by: Principal) -> CreatedKey:
 
     The text leaves with the result and is stored nowhere. The owner is mailed: a key outlives what it was made with.
     """
-    await _hold_credential(by)
+    await auth_service.hold(by)
     owner_id = by.owner_filter(Scope.ADMIN)
     _require_held(body.scopes, by=by)
     properties = body.model_dump() | key_limits.inherited(by, given=body.model_fields_set)
@@ -87,8 +86,8 @@ async def update(api_key_id: ObjectId, body: ApiKeyUpdate, *, by: Principal) -> 
     if present.grace_until is not None and changes != {"is_active": False}:
         raise ConflictError("This key was rotated. It can be deactivated or deleted; change the one in its place.")
     is_empowered = "scopes" in changes or changes.get("is_active")
-    if is_empowered:
-        await _hold_credential(by)
+    if is_empowered or changes.keys() & LIMITS:
+        await auth_service.hold(by)
     limits = present.model_dump(include=set(LIMITS)) if is_empowered else {}
     key_limits.require_within(limits | changes, by=by)
     key = await crud_api_key.change(api_key_id, changes, owner_id=owner_id)
@@ -106,9 +105,10 @@ async def rotate(api_key_id: ObjectId, body: ApiKeyRotate, *, by: Principal) -> 
     """
     if _is_in_use(api_key_id, by):
         raise _in_use("rotate")
-    await _hold_credential(by)
+    await auth_service.hold(by)
     present = await crud_api_key.require(api_key_id, owner_id=by.owner_filter(Scope.ADMIN))
     await _require_reach(present, {}, by=by)
+    await _require_rank_to_know(present, by=by)
     key_limits.require_within(present.model_dump(include=set(LIMITS)), by=by)
     await _retire(present, timedelta(seconds=body.grace_seconds))
     parsed = key_format.new_key()
@@ -158,14 +158,6 @@ async def delete(api_key_id: ObjectId, *, by: Principal) -> None:
     await audit_service.record(AuditAction.API_KEY_DELETED, by=by, target=("api_key", key.id), name=key.name)
 
 
-async def _hold_credential(by: Principal) -> None:
-    """Whoever ends the credential in use at this moment ends what comes of it: the one transaction sees the other."""
-    if by.kind is PrincipalKind.USER and not await crud_session.hold(by.session_id):
-        raise TokenRevokedError
-    if by.kind is PrincipalKind.API_KEY and by.credential_id and not await crud_api_key.hold(by.credential_id):
-        raise InvalidApiKeyError
-
-
 def _require_held(names: list[str], *, by: Principal) -> None:
     """A user gives a key what its own role holds, a key gives what it holds itself."""
     if not expand(names) <= by.scopes:
@@ -193,6 +185,15 @@ async def _require_reach(key: ApiKey, changes: dict[str, Any], *, by: Principal)
         raise _in_use("narrow")
     if changes.keys() & {"expires_at", "allowed_ips", "rate_limit", "quota"}:
         raise _in_use("limit")
+
+
+async def _require_rank_to_know(key: ApiKey, *, by: Principal) -> None:
+    """Who knows a personal key acts through its account, as who sets the password does: that takes a higher rank."""
+    if key.owner_id is None or key.owner_id == by.user_id:
+        return
+    owner = await crud_user.find(key.owner_id)
+    if owner is not None:
+        require_rank_above(owner, by=by)
 
 
 def _in_use(verb: str) -> InvalidRequestError:

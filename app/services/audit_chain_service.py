@@ -6,9 +6,10 @@ whoever dies leaves a whole chain. The order of the chain is the order of sealin
 """
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from app.core.clock import utc_now
 from app.core.config import get_settings
@@ -16,7 +17,7 @@ from app.core.exceptions import ConflictError
 from app.core.hash_chain import START, Link, sealed
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
-from app.crud import crud_audit_event
+from app.crud import crud_audit_event, crud_installation
 from app.db.mongo import Raw, transactional
 from app.models.enums import AuditAction
 from app.schemas.audit_event import event_of
@@ -42,14 +43,19 @@ class ChainBrokenError(ConflictError):
     message = "The audit chain does not fit what is stored. GET /api/v1/admin/audit-events/verify says where."
 
 
-async def seal() -> Sealed:
-    """Seal all there is: how many. The head is in the log afterwards, as an anchor outside of the database."""
+async def seal(*, rounds: int | None = None) -> Sealed:
+    """Seal all there is, or in so many rounds what can be: how many.
+
+    The head is in the log afterwards, as an anchor outside of the database.
+    """
     count, failed = 0, 0
     last = await _end()
-    while not _must_stop() and (rows := await crud_audit_event.unsealed(limit=_BATCH)):
+    for _ in itertools.count() if rounds is None else range(rounds):
+        if _must_stop() or not (rows := await crud_audit_event.unsealed(limit=_BATCH)):
+            break
         events = await asyncio.to_thread(_chained, rows, last)
         if await _append(last, events):
-            count, failed, last = count + len(events), 0, _place(events[-1])
+            count, failed, last = count + len(events), 0, _place(events[-1][1])
             continue
         present = await _end()
         failed = failed + 1 if present == last else 0  # else another sealer was faster
@@ -61,8 +67,10 @@ async def seal() -> Sealed:
     return Sealed(count)
 
 
-def _chained(rows: Sequence[Raw], after: Link) -> list[Raw]:
-    return sealed((event_of(row) for row in rows), after)
+def _chained(rows: Sequence[Raw], after: Link) -> list[tuple[Any, Raw]]:
+    """The events as they are sealed, each with the id that it is stored under, of whatever kind that is."""
+    ids = [row["_id"] for row in rows]
+    return list(zip(ids, sealed((event_of(row) for row in rows), after), strict=True))
 
 
 def _place(event: Raw) -> Link:
@@ -74,13 +82,13 @@ async def _end() -> Link:
     head = await crud_audit_event.find_head()
     if head is not None:
         return head.last
-    if await crud_audit_event.from_seq(0, limit=1, fields={"_id": 1}):
+    if await crud_installation.find_sealed() or await crud_audit_event.from_seq(0, limit=1, fields={"_id": 1}):
         raise ChainBrokenError
     await crud_audit_event.ensure_head(START)
     return START
 
 
-async def _append(last: Link, events: Sequence[Raw]) -> bool:
+async def _append(last: Link, events: Sequence[tuple[Any, Raw]]) -> bool:
     """False when the chain does not end there any more, or an event can't have its place."""
     try:
         await _move(last, events)
@@ -90,10 +98,12 @@ async def _append(last: Link, events: Sequence[Raw]) -> bool:
 
 
 @transactional
-async def _move(last: Link, events: Sequence[Raw]) -> None:
-    """The head and the events, or neither."""
-    if not await crud_audit_event.move_head(last, _place(events[-1])) or not await crud_audit_event.seal(events):
+async def _move(last: Link, events: Sequence[tuple[Any, Raw]]) -> None:
+    """The head, the events and the mark of how far was ever sealed, or nothing of it."""
+    end = _place(events[-1][1])
+    if not await crud_audit_event.move_head(last, end) or not await crud_audit_event.seal(events):
         raise ConflictError
+    await crud_installation.note_sealed(end)
 
 
 async def prune() -> Pruned:
@@ -116,9 +126,10 @@ async def _prune_some(before: datetime) -> int:
     due = _leading(rows, before.replace(tzinfo=None))
     if not due:
         return 0
+    if not _is_whole(due, old, head.seq):
+        raise ChainBrokenError
     new = _place(due[-1])
-    whole = new.seq - old.seq == len(due) and new.seq <= head.seq
-    if not whole or not await crud_audit_event.move_beginning(old, new):
+    if not await crud_audit_event.move_beginning(old, new):
         raise ChainBrokenError
     if await crud_audit_event.remove(old.seq + 1, new.seq) != len(due):
         raise ChainBrokenError
@@ -129,13 +140,20 @@ async def _prune_some(before: datetime) -> int:
 
 
 def _leading(rows: Sequence[Raw], before: datetime) -> list[Raw]:
-    """The rows up to the first that is too young. Times of the database are naive."""
+    """The rows up to the first that is too young. Times are naive; what has none is as old as the rest."""
     leading = []
     for row in rows:
-        if row["time"] >= before:
+        if isinstance(time := row.get("time"), datetime) and time >= before:
             break
         leading.append(row)
     return leading
+
+
+def _is_whole(due: Sequence[Raw], old: Link, end: int) -> bool:
+    """Whether those are the next events of the chain, none missing and none besides."""
+    last = old.seq + len(due)
+    places = [row["seq"] for row in due]
+    return places == list(range(old.seq + 1, last + 1)) and last <= end and isinstance(due[-1].get("hash"), str)
 
 
 def _must_stop() -> bool:

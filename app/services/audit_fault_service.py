@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from bson import Int64
+
 from app.core.hash_chain import START, Link, digest
 from app.crud import crud_audit_event
 from app.db.mongo import Raw
@@ -24,17 +26,22 @@ def is_whole(event: Raw) -> bool:
     return bool(digest(event) == event["hash"])
 
 
+def is_rewritten(last: Link, known: Sequence[Link]) -> bool:
+    """Whether it was known with another hash."""
+    return any(link.seq == last.seq and link != last for link in known)
+
+
 def rewritten(last: Link, event_id: str | None) -> ChainFault:
-    detail = "The anchor has another hash: the chain was written anew."
+    detail = "It is known with another hash: the chain was written anew."
     return ChainFault(seq=last.seq, id=event_id, kind="rewritten", detail=detail)
 
 
-async def at_beginning(beginning: Link, anchor: Link | None) -> ChainFault | None:
+async def at_beginning(beginning: Link, known: Sequence[Link]) -> ChainFault | None:
     """What is wrong before the first event that there should be."""
     stray = await crud_audit_event.find_up_to(beginning.seq)
     if stray is not None:
         return _of(event_of(stray), "inserted", "It has a place before the chain begins.")
-    if anchor is not None and anchor.seq == beginning.seq and anchor != beginning:
+    if is_rewritten(beginning, known):
         return rewritten(beginning, None)
     if beginning != START and not await crud_audit_event.has_pruning_event(beginning):
         detail = "The events up to this one are gone, and no pruning was recorded."
@@ -42,19 +49,30 @@ async def at_beginning(beginning: Link, anchor: Link | None) -> ChainFault | Non
     return None
 
 
-async def at_end(last: Link, last_id: str | None, head: AuditChain | None, anchor: Link | None) -> ChainFault | None:
+async def at_no_place() -> ChainFault | None:
+    """What has something else than a number for a place, and so is in no order with the rest."""
+    for row in await crud_audit_event.at_ends():
+        if not _is_number(row["seq"]):
+            return _of(event_of(row), "inserted", "What it has for a place is no number.")
+    return None
+
+
+async def at_end(last: Link, last_id: str | None, head: AuditChain | None, known: Sequence[Link]) -> ChainFault | None:
     """What is wrong behind the last event that there is."""
+    reached = max((link.seq for link in known), default=0)
     if head is not None and head.seq < last.seq:
         return await _beyond(head)
     if head is not None and head.seq == last.seq and head.hash != last.hash:
         detail = "The chain ends in another hash than it was sealed with: it, or its end, was written anew."
         return ChainFault(seq=last.seq, id=last_id, kind="rewritten", detail=detail)
+    if is_rewritten(last, known):
+        return rewritten(last, last_id)
     if head is None and last != START:
         detail = "The head of the chain is gone, and nothing says where it ends."
     elif head is not None and head.seq > last.seq:
         detail = f"The events from this one to {head.seq} are gone."
-    elif anchor is not None and anchor.seq > last.seq:
-        detail = f"The chain once reached {anchor.seq}, as the anchor says."
+    elif reached > last.seq:
+        detail = f"The chain once reached {reached}."
     else:
         return None
     return ChainFault(seq=last.seq + 1, id=None, kind="truncated", detail=detail)
@@ -65,6 +83,8 @@ async def behind(last: Link, last_id: str | None) -> ChainFault:
     rows = await crud_audit_event.from_seq(last.seq, limit=_WINDOW)
     head = await crud_audit_event.find_head()  # read after the events: whatever was sealed among them is below it
     events = [event_of(row) for row in rows]
+    if stray := next((event for event in events if not _is_number(event["seq"])), None):
+        return _of(stray, "inserted", "What it has for a place is no number.")
     previous = next((event for event in events if event["id"] == last_id), None)
     others = [event for event in events if event["id"] != last_id]
     if head is not None and (last.seq > head.seq or (last.seq == head.seq and others[0]["seq"] > last.seq)):
@@ -113,10 +133,11 @@ async def _place_of(event: Raw) -> int | None:
     seq = event["seq"]
     for _ in range(_WINDOWS):
         rows = await crud_audit_event.from_seq(seq + 1, limit=_WINDOW)
-        place = await asyncio.to_thread(_place_among, event, rows)
-        if place is not None or len(rows) < _WINDOW:
+        numbered = [row for row in rows if _is_number(row["seq"])]
+        place = await asyncio.to_thread(_place_among, event, numbered)
+        if place is not None or len(rows) < _WINDOW or not numbered:
             return place
-        seq = rows[-1]["seq"]
+        seq = numbered[-1]["seq"]
     return None
 
 
@@ -133,10 +154,15 @@ def _place_among(event: Raw, rows: Sequence[Raw]) -> int | None:
 async def _beyond(head: AuditChain) -> ChainFault:
     """The first event behind the end."""
     rows = await crud_audit_event.from_seq(head.seq, limit=_WINDOW)
-    event = event_of(next(row for row in rows if row["seq"] > head.seq))
+    event = event_of(next(row for row in rows if not _is_number(row["seq"]) or row["seq"] > head.seq))
     return _of(event, "inserted", f"The chain ends with {head.seq}.")
 
 
 def _of(event: Raw, kind: FaultKind, detail: str) -> ChainFault:
-    seq = max(-_FAR, min(event["seq"], _FAR))  # it may be infinite
-    return ChainFault(seq=int(seq), id=event["id"], kind=kind, detail=detail)
+    place = event["seq"]
+    seq = int(max(-_FAR, min(place, _FAR))) if _is_number(place) else None  # it may be infinite
+    return ChainFault(seq=seq, id=event["id"], kind=kind, detail=detail)
+
+
+def _is_number(place: object) -> bool:
+    return type(place) in {int, Int64, float} and place == place  # noqa: PLR0124 - what is no number is not itself

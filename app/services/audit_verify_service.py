@@ -11,7 +11,7 @@ from typing import Final
 
 from app.core.exceptions import InvalidContentError
 from app.core.hash_chain import START, Link
-from app.crud import crud_audit_event
+from app.crud import crud_audit_event, crud_installation
 from app.db.mongo import Raw
 from app.schemas.audit_event import ChainFault, ChainHead, ChainReport, event_of
 from app.services import audit_fault_service
@@ -22,12 +22,20 @@ _ATTEMPTS: Final = 5
 
 @dataclass
 class Walk:
-    """How far the chain was followed: to `last`, the event with `last_id`."""
+    """How far the chain was followed: to `last`, the event with `last_id`.
+
+    It must come by `anchor`, which somebody wrote down, and by `mark`: how far was ever sealed.
+    """
 
     last: Link
     anchor: Link | None
+    mark: Link | None
     last_id: str | None = None
     checked: int = 0
+
+    @property
+    def known(self) -> list[Link]:
+        return [link for link in (self.anchor, self.mark) if link is not None]
 
     def follow(self, rows: Sequence[Raw]) -> ChainFault | bool:
         """Whether all of them fit; the fault when one fits and yet is not the one of the anchor."""
@@ -49,11 +57,13 @@ async def verify(anchor: Link | None = None) -> ChainReport:
     before the chain begins shows nothing: `InvalidContentError`.
     """
     for _ in range(_ATTEMPTS):
+        mark = await crud_installation.find_sealed()  # read before all else: the chain only grows beyond it
         begun = await crud_audit_event.find_head()
-        walk = Walk(begun.beginning if begun else START, anchor)
-        _require_in_reach(walk)
+        walk = Walk(begun.beginning if begun else START, anchor, mark)
+        _require_in_reach(anchor, walk.last)
         first_seq = walk.last.seq + 1
-        fault = await audit_fault_service.at_beginning(walk.last, anchor) or await _walk(walk)
+        fault = await audit_fault_service.at_beginning(walk.last, walk.known) or await _walk(walk)
+        fault = fault or await audit_fault_service.at_no_place()
         head = await crud_audit_event.find_head()
         if fault is None or begun is None or head is None or head.beginning == begun.beginning:
             break  # else it was pruned meanwhile, which is no fault
@@ -66,9 +76,9 @@ async def verify(anchor: Link | None = None) -> ChainReport:
     )
 
 
-def _require_in_reach(walk: Walk) -> None:
-    if walk.anchor is not None and walk.anchor.seq < walk.last.seq:
-        detail = f"The chain begins with {walk.last.seq + 1} by now; that anchor is older."
+def _require_in_reach(anchor: Link | None, beginning: Link) -> None:
+    if anchor is not None and anchor.seq < beginning.seq:
+        detail = f"The chain begins with {beginning.seq + 1} by now; that anchor is older."
         raise InvalidContentError(detail, errors=[{"loc": ["query", "seq"], "msg": detail, "type": "value_error"}])
 
 
@@ -80,7 +90,7 @@ async def _walk(walk: Walk) -> ChainFault | None:
             head = await crud_audit_event.find_head()
             rows = await _behind(walk) if head is not None and head.seq > walk.last.seq else []
             if not rows:
-                return await audit_fault_service.at_end(walk.last, walk.last_id, head, walk.anchor)
+                return await audit_fault_service.at_end(walk.last, walk.last_id, head, walk.known)
         outcome = await asyncio.to_thread(walk.follow, rows)
         if isinstance(outcome, ChainFault):
             return outcome

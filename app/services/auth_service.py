@@ -12,6 +12,7 @@ from app.core.config import get_settings
 from app.core.context import current_context
 from app.core.exceptions import (
     ApiKeyExpiredError,
+    ConflictError,
     InvalidApiKeyError,
     IpNotAllowedError,
     TokenRevokedError,
@@ -23,6 +24,7 @@ from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import NO_GRANT, Grant, Role, expand, grant_of
 from app.core.tokens import read_access_token
 from app.crud import crud_api_key, crud_session, crud_user
+from app.db.mongo import Raw
 from app.models.api_key import ApiKey
 
 # By the digest of the credential, so that no usable one is kept in memory.
@@ -36,45 +38,13 @@ async def authenticate_token(token: str) -> Principal:
         return known
     claims = read_access_token(token)
     seen = live_cache.changes_seen()
-    principal = await _of_session(claims.session_id, user_id=claims.user_id, expires_at=claims.expires_at)
-    if principal is None:
+    session = await crud_session.find_live(claims.session_id, user_id=claims.user_id)
+    if session is None:
         raise TokenRevokedError
+    principal = _principal_of_session(session, claims.user_id, token_expires_at=claims.expires_at)
     life = _life(claims.expires_at)
     _principals.put(digest, principal, tags=[claims.session_id, claims.user_id], seen=seen, life=life)
     return principal
-
-
-async def _of_session(session_id: ObjectId, *, user_id: ObjectId, expires_at: datetime | None) -> Principal | None:
-    """The user of a session, as long as that lives."""
-    session = await crud_session.find_live(session_id, user_id=user_id)
-    if session is None:
-        return None
-    return Principal.of_user(
-        user_id,
-        name=session["username"],
-        role=Role(session["role"]),
-        session_id=session_id,
-        staff_level=session.get("staff_level"),
-        has_mfa=session.get("has_mfa", False),
-        rate_limit=session.get("rate_limit"),
-        token_expires_at=expires_at,
-    )
-
-
-async def renewed(principal: Principal, *, ip: str | None) -> Principal | None:
-    """The same caller as its credential makes it now, used from this address; none when that is no longer good."""
-    if principal.kind is PrincipalKind.USER:
-        return await _of_session(
-            principal.session_id, user_id=principal.account_id, expires_at=principal.token_expires_at
-        )
-    key = await crud_api_key.find(principal.credential_id)
-    if key is None or not key.is_active or (key.expires_at is not None and key.expires_at <= utc_now()):
-        return None
-    try:
-        present = await _principal_of(key)
-    except InvalidApiKeyError:
-        return None
-    return present if not present.allowed_ips or is_in(ip, present.allowed_ips) else None
 
 
 async def authenticate_api_key(text: str, *, ip: str | None) -> Principal:
@@ -108,6 +78,54 @@ async def _look_up_key(text: str, digest: bytes) -> Principal:
     tags = [key.id, *([key.owner_id] if key.owner_id else [])]
     _principals.put(digest, principal, tags=tags, seen=seen, life=_life(key.expires_at))
     return principal
+
+
+async def renewed(principal: Principal, *, ip: str | None) -> Principal | None:
+    """The same caller as its credential makes it now, used from this address; none when that is no longer good."""
+    if principal.kind is PrincipalKind.USER:
+        session = await crud_session.find_live(principal.session_id, user_id=principal.account_id)
+        ends_at = principal.token_expires_at
+        return _principal_of_session(session, principal.account_id, token_expires_at=ends_at) if session else None
+    key = await crud_api_key.find(principal.credential_id)
+    if key is None or not key.is_active or (key.expires_at is not None and key.expires_at <= utc_now()):
+        return None
+    try:
+        present = await _principal_of(key)
+    except InvalidApiKeyError:
+        return None
+    return present if not present.allowed_ips or is_in(ip, present.allowed_ips) else None
+
+
+async def hold(by: Principal) -> None:
+    """Let the transaction under way stand only if the caller is at its end who it was when the request came.
+
+    What is made on the strength of a credential ends with it, and is no wider than it: whoever ends, narrows or
+    rotates the credential at this moment writes what is written here, so one of the two transactions sees the other.
+    """
+    present = by
+    if by.kind is PrincipalKind.USER:
+        if (session := await crud_session.hold(by.session_id)) is None:
+            raise TokenRevokedError
+        present = _principal_of_session(session, by.account_id)
+    elif by.kind is PrincipalKind.API_KEY and by.credential_id:
+        if (key := await crud_api_key.hold(by.credential_id)) is None:
+            raise InvalidApiKeyError
+        present = await _principal_of(key)
+    if present != by:
+        raise ConflictError("The credentials that you are using were changed meanwhile. Try again.")
+
+
+def _principal_of_session(session: Raw, user_id: ObjectId, *, token_expires_at: datetime | None = None) -> Principal:
+    return Principal.of_user(
+        user_id,
+        name=session["username"],
+        role=Role(session["role"]),
+        session_id=session["_id"],
+        staff_level=session.get("staff_level"),
+        has_mfa=session.get("has_mfa", False),
+        rate_limit=session.get("rate_limit"),
+        token_expires_at=token_expires_at,
+    )
 
 
 async def _principal_of(key: ApiKey) -> Principal:

@@ -10,7 +10,7 @@ from app.core.context import current_context
 from app.core.exceptions import ForbiddenError, InvalidRequestError, NotFoundError, TooManyStreamsError
 from app.core.principal import Principal
 from app.core.scopes import Scope
-from app.crud import crud_conversation, crud_event_log
+from app.crud import crud_conversation, crud_conversation_event, crud_event_log
 from app.crud.crud_conversation import Place
 from app.models.enums import ConversationEventType
 from app.schemas.conversation_event import numbered, opening, parse_event_id, reload_frame
@@ -116,4 +116,4 @@ async def tell_typing(conversation_id: ObjectId, *, by: Principal) -> None:
     if len(_typed_at) >= _MOST_TYPING:
         _typed_at.clear()
     _typed_at[conversation_id, user_id] = now
-    await crud_event_log.add(conversation_id, ConversationEventType.TYPING, {"user_id": user_id}, version=None)
+    await crud_conversation_event.add(conversation_id, None, ConversationEventType.TYPING, {"user_id": user_id})

@@ -2,19 +2,22 @@
 
 from app.core import key_format
 from app.core.exceptions import RejectedCredentialError
+from app.core.network import is_in
 from app.core.tokens import read_access_token
-from app.crud import crud_api_key
 from app.schemas.introspection import Introspection
 from app.services import auth_service
 
 _INACTIVE = Introspection(active=False)
 
 
-async def introspect(text: str) -> Introspection:
-    """What an access token or an API key may do at present, by the same look-up that lets it in here."""
-    parsed = key_format.parse(text)
+async def introspect(text: str, *, ip: str | None) -> Introspection:
+    """What an access token or an API key may do at present, by the same look-up that lets it in here.
+
+    `ip` is where it was shown from. A key that is limited to addresses may do nothing when that is not told.
+    """
+    is_key = key_format.parse(text) is not None
     try:
-        return await (_of_token(text) if parsed is None else _of_key(text, key_id=parsed.key_id))
+        return await (_of_key(text, ip=ip) if is_key else _of_token(text))
     except RejectedCredentialError:
         return _INACTIVE
 
@@ -32,16 +35,15 @@ async def _of_token(text: str) -> Introspection:
     )
 
 
-async def _of_key(text: str, *, key_id: str) -> Introspection:
+async def _of_key(text: str, *, ip: str | None) -> Introspection:
     principal = await auth_service.identify_api_key(text)
-    key = await crud_api_key.find_by_key_id(key_id)
-    if key is None:
+    if principal.allowed_ips and not is_in(ip, principal.allowed_ips):
         return _INACTIVE
     return Introspection(
         active=True,
         scope=principal.scope,
-        client_id=key.id,
+        client_id=principal.credential_id,
         token_type="api_key",  # noqa: S106 - not a password
-        sub=principal.user_id or key.id,
-        exp=int(key.expires_at.timestamp()) if key.expires_at else None,
+        sub=principal.user_id or principal.credential_id,
+        exp=int(principal.expires_at.timestamp()) if principal.expires_at else None,
     )

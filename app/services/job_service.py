@@ -22,6 +22,7 @@ from app.core.clock import utc_now
 from app.core.exceptions import AppError
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
+from app.core.tasks import is_cancelled
 from app.crud import crud_job
 from app.db.mongo import after_commit, transactional
 from app.models.enums import AuditAction, JobOutcome
@@ -80,7 +81,7 @@ async def run_jobs(types: Sequence[JobType]) -> None:
     _Awoken.event = asyncio.Event()
     scheduler.start()
     try:
-        while not _is_cancelled():
+        while not is_cancelled():
             await _Awoken.event.wait()
             _Awoken.event.clear()
             await runner.look()
@@ -127,18 +128,19 @@ class _Runner:
 async def run_job(kind: JobType, holder: str) -> None:
     """Run it, when it is due and nobody else is at it, and note how that went."""
     try:
+        asked_at = time.monotonic()
         if await crud_job.claim(kind.name, holder, LEASE) is None:
             return
-        outcome, result, error = await _outcome_of(kind, holder)
+        outcome, result, error = await _outcome_of(kind, holder, asked_at)
         next_at = utc_now() if outcome is JobOutcome.INTERRUPTED else _next(kind)
         await crud_job.finish(kind.name, holder, outcome, due_at=next_at, result=result, error=error)
     except Exception as error:  # noqa: BLE001 - the lease runs out, and somebody tries again
         _log.warning("job_not_noted", job=kind.name, error=type(error).__name__)
 
 
-async def _outcome_of(kind: JobType, holder: str) -> tuple[JobOutcome, dict[str, Any], str | None]:
-    work: asyncio.Future[Done] = asyncio.ensure_future(kind.run())
-    keeper = asyncio.create_task(_keep_lease(kind.name, holder, work))
+async def _outcome_of(kind: JobType, holder: str, asked_at: float) -> tuple[JobOutcome, dict[str, Any], str | None]:
+    work: asyncio.Task[Done] = asyncio.ensure_future(kind.run())
+    keeper = asyncio.create_task(_keep_lease(kind.name, holder, asked_at, work))
     try:
         await asyncio.wait([work])
     except asyncio.CancelledError:
@@ -152,14 +154,19 @@ async def _outcome_of(kind: JobType, holder: str) -> tuple[JobOutcome, dict[str,
         is_told = isinstance(error, AppError)  # its message says all there is
         _log.error("job_failed", job=kind.name, error=str(error), exc_info=None if is_told else error)
         return JobOutcome.FAILURE, {}, type(error).__name__
-    return JobOutcome.SUCCESS, work.result()._asdict(), None
+    is_cut_short = work.cancelling() > 0  # it may have ended by itself when it was told to
+    return JobOutcome.INTERRUPTED if is_cut_short else JobOutcome.SUCCESS, work.result()._asdict(), None
 
 
-async def _keep_lease(name: str, holder: str, work: "asyncio.Future[Any]") -> None:
-    """Prolong the lease while the work goes on; end the work when the lease is lost: somebody else is at it then."""
-    ends_at = time.monotonic() + LEASE.total_seconds()
-    while time.monotonic() < ends_at:
-        await asyncio.sleep(LEASE.total_seconds() / _PROLONGATIONS)
+async def _keep_lease(name: str, holder: str, asked_at: float, work: "asyncio.Task[Any]") -> None:
+    """Prolong the lease while the work goes on; end the work when the lease is lost: somebody else is at it then.
+
+    A lease begins when it was asked for, as far as the holder goes: the database may have given it at once, and the
+    answer may have been long on its way.
+    """
+    ends_at = asked_at + LEASE.total_seconds()
+    while (left := ends_at - time.monotonic()) > 0:
+        await asyncio.sleep(min(LEASE.total_seconds() / _PROLONGATIONS, left))
         asked_at = time.monotonic()
         try:
             if not await crud_job.prolong(name, holder, LEASE):
@@ -179,9 +186,3 @@ def _next(kind: JobType) -> Any:
 def _wake() -> None:
     if _Awoken.event is not None:
         _Awoken.event.set()
-
-
-def _is_cancelled() -> bool:
-    """Whether this task was cancelled. The driver may swallow the cancellation itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

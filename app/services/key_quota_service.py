@@ -7,7 +7,7 @@ from datetime import datetime
 from bson import ObjectId
 
 from app.core.clock import utc_now
-from app.core.exceptions import QuotaExceededError
+from app.core.exceptions import KeyQuotaExceededError
 from app.core.principal import Principal
 from app.crud import crud_key_quota
 from app.models.api_key import ApiKey
@@ -17,7 +17,7 @@ from app.schemas.api_key import ApiKeyProperties, ApiKeyRead, QuotaRead
 async def draw(principal: Principal) -> int | None:
     """Draw one request on the quota of the key in use: how many are left. None when there is no quota.
 
-    `QuotaExceededError` when it is used up. Not to be called inside of a transaction.
+    `KeyQuotaExceededError` when it is used up. Not to be called inside of a transaction.
     """
     quota = principal.quota
     if quota is None or principal.lineage_id is None:
@@ -26,7 +26,7 @@ async def draw(principal: Principal) -> int | None:
     window = quota.window(now)
     remaining = await crud_key_quota.draw(principal.lineage_id, window, quota.limit)
     if remaining is None:
-        raise QuotaExceededError(
+        raise KeyQuotaExceededError(
             f"The {quota.limit} requests that this key has for the {quota.period} are used up. "
             f"It goes on at {window.resets_at:%Y-%m-%dT%H:%M:%SZ}.",
             retry_after=max(1, math.ceil((window.resets_at - now).total_seconds())),

@@ -9,16 +9,16 @@ from bson import ObjectId
 
 from app.core.clock import utc_now
 from app.core.exceptions import ConflictError, InvalidContentError
-from app.core.key_usage import Counts, gathered
+from app.core.key_usage import MAX_COUNTS, Counts, gathered
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.core.scopes import Scope
+from app.core.tasks import is_cancelled, try_to_the_last
 from app.crud import crud_api_key, crud_key_usage
 from app.db.mongo import transactional
 from app.schemas.key_usage import Bucket, KeyUsageQuery, KeyUsageRead
 
 _FLUSH_EVERY_SECONDS: Final = 8  # what is promised is 10
-_LAST_FLUSH_SECONDS: Final = 4
 _BATCH: Final = 500
 _STEP: Final = {Bucket.HOUR: timedelta(hours=1), Bucket.DAY: timedelta(days=1)}
 _LONGEST: Final = {Bucket.HOUR: timedelta(days=31), Bucket.DAY: timedelta(days=400)}
@@ -42,26 +42,23 @@ class _State:
 
 async def flush_forever() -> None:
     """Write what was counted every few seconds, until cancelled."""
-    while not _is_cancelled():  # the driver may swallow the cancellation
+    while not is_cancelled():
         await asyncio.sleep(_FLUSH_EVERY_SECONDS)
         await flush()
 
 
 async def flush_last() -> None:
-    """Write what was counted before this process ends."""
-    try:
-        async with asyncio.timeout(_LAST_FLUSH_SECONDS):
-            await flush()
-    except TimeoutError:
-        _log.warning("key_usage_not_written", error="TimeoutError")
+    """Write what was counted before this process ends, as often as it takes, or as there is time for."""
+    if not await try_to_the_last(flush):
+        _log.error("key_usage_lost", requests=_give_up())
 
 
-async def flush() -> None:
-    """Write what was counted. What can't be written now is kept for the next time."""
+async def flush() -> bool:
+    """Write what was counted: whether all of it is written. What can't be now is kept for the next time."""
     if lost := gathered.take_lost():
         _log.warning("key_usage_lost", requests=lost)
     try:
-        while (batch := _State.batch or _next_batch()) is not None:
+        while not is_cancelled() and (batch := _State.batch or _next_batch()) is not None:
             _State.batch = batch
             await crud_key_usage.open_hours(batch.counts)
             await _add_once(batch)
@@ -69,6 +66,8 @@ async def flush() -> None:
             _State.batch = None
     except Exception as error:  # noqa: BLE001 - the database is away, say: the next time may find it
         _log.warning("key_usage_not_written", error=type(error).__name__)
+        return False
+    return not is_cancelled()
 
 
 async def usage_of(api_key_id: ObjectId, query: KeyUsageQuery, *, by: Principal) -> list[KeyUsageRead]:
@@ -101,6 +100,13 @@ def _next_batch() -> _Batch | None:
     return _Batch(ObjectId(), counts) if counts else None
 
 
+def _give_up() -> int:
+    """Forget what is not known to be written. How many requests those are, at most."""
+    batches = [_State.batch.counts if _State.batch else {}, gathered.take(MAX_COUNTS)]
+    _State.batch = None
+    return gathered.take_lost() + sum(count.requests for counts in batches for count in counts.values())
+
+
 def _span(query: KeyUsageQuery) -> tuple[datetime, datetime]:
     """Whole buckets that hold the time that was asked for, or the latest ones."""
     step = _STEP[query.bucket]
@@ -127,8 +133,3 @@ def _starts(begin: datetime, end: datetime, step: timedelta) -> Iterator[datetim
 
 def _bad(parameter: str, message: str) -> InvalidContentError:
     return InvalidContentError(errors=[{"loc": ("query", parameter), "msg": message, "type": "value_error"}])
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -12,9 +12,9 @@ from app.core import key_format
 from app.core.exceptions import (
     InsufficientScopeError,
     IpNotAllowedError,
+    KeyQuotaExceededError,
     LimitReachedError,
     MfaRequiredError,
-    QuotaExceededError,
     RejectedCredentialError,
 )
 from app.core.key_usage import gathered
@@ -60,7 +60,7 @@ async def _judge(
         _require(principal, body)
         await spend_rate(principal)
         return KeyVerificationCode.VALID, await key_quota_service.draw(principal)
-    except QuotaExceededError as error:
+    except KeyQuotaExceededError as error:
         return KeyVerificationCode(error.code), 0
     except (InsufficientScopeError, IpNotAllowedError, MfaRequiredError, LimitReachedError) as error:
         return KeyVerificationCode(error.code), None

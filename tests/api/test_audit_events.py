@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
 from httpx import AsyncClient
 
 from app.crud import crud_audit_event
@@ -327,6 +327,92 @@ class TestExport:
                         await wire.get(f"{URL}/export?format={form}")
             server.should_exit = True
             await running
+
+
+@pytest.mark.usefixtures("with_lists")
+class TestPlanted:
+    """What somebody has put into the database behind the API's back is shown, whatever it is."""
+
+    async def plant(self, **changes: Any) -> str:
+        row = {**(await make_event()).model_dump(by_alias=True, exclude={"id"}), "_id": ObjectId(), **changes}
+        await AuditEvent.find_all().delete()
+        await get_database()["audit_events"].insert_one(row)
+        return str(row["_id"])
+
+    @pytest.mark.parametrize(
+        "value", ["eve", 7, True, [1, "a"], None, datetime(2026, 3, 1, tzinfo=UTC), b"x"], ids=repr
+    )
+    @pytest.mark.parametrize("field", ["actor", "target", "details"])
+    async def test_event_whose_part_is_no_document_is_listed_and_exported(
+        self, client: AsyncClient, auditor: dict[str, str], field: str, value: Any
+    ) -> None:
+        event_id = await self.plant(**{field: value})
+
+        listed = (await client.get(URL, headers=auditor)).json()
+        lines = [json.loads(line) for line in (await client.get(f"{URL}/export", headers=auditor)).text.splitlines()]
+        text = (await client.get(f"{URL}/export?format=csv", headers=auditor)).text
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+
+        shown = {datetime: "2026-03-01T00:00:00.000Z", bytes: "b'x'"}.get(type(value), value)
+        assert (listed[0]["id"], listed[0][field]) == (event_id, shown)
+        assert (lines[0]["id"], lines[0][field]) == (event_id, shown)
+        assert rows[0]["id"] == event_id
+        assert [row["action"] for row in rows[1:]] == ["audit:exported"] * 2
+        assert (await client.get(f"{URL}/verify", headers=auditor)).json()["valid"] is True
+
+    @pytest.mark.parametrize("value", [[1], {"a": 1}, 7, float("nan"), True], ids=repr)
+    async def test_event_with_odd_texts_is_listed_and_exported(
+        self, client: AsyncClient, auditor: dict[str, str], value: Any
+    ) -> None:
+        actor = {"kind": value, "id": value, "name": value}
+        event_id = await self.plant(actor=actor, ip=value, user_agent=value, request_id=value, outcome=value)
+
+        for path in ("", "/export", "/export?format=csv"):
+            response = await client.get(f"{URL}{path}", headers=auditor)
+
+            assert response.status_code == 200
+            assert event_id in response.text
+            assert "NaN" not in response.text
+
+    @pytest.mark.parametrize("time", [None, "2026", [NOON], DatetimeMS(2**60), 5], ids=repr)
+    async def test_event_without_a_time_does_not_end_the_pages(
+        self, client: AsyncClient, auditor: dict[str, str], monkeypatch: pytest.MonkeyPatch, time: Any
+    ) -> None:
+        monkeypatch.setattr(crud_audit_event, "_BATCH", 1)
+        await self.plant(time=time)
+        for number in range(3):
+            await make_event(number)
+        await get_database()["audit_events"].insert_one({"ip": "192.0.2.7"})
+        seen = []
+
+        url: str | None = f"{URL}?limit=1&ip=192.0.2.7"
+        while url is not None:
+            page = await client.get(url, headers=auditor)
+            assert page.status_code == 200
+            seen += [row["details"]["number"] for row in page.json()]
+            url = page.links.get("next", {}).get("url")
+        lines = (await client.get(f"{URL}/export?ip=192.0.2.7", headers=auditor)).text.splitlines()
+
+        assert seen == [2, 1, 0]
+        assert [json.loads(line)["details"]["number"] for line in lines] == [0, 1, 2]
+
+    @pytest.mark.parametrize("event_id", ["x", 7, "6746d0a8f8f8f8f8f8f8f8f8"], ids=repr)
+    async def test_event_with_an_id_of_another_kind_does_not_end_the_sealing(
+        self, client: AsyncClient, auditor: dict[str, str], event_id: Any
+    ) -> None:
+        await self.plant(_id=event_id)
+
+        lines = [json.loads(line) for line in (await client.get(f"{URL}/export", headers=auditor)).text.splitlines()]
+
+        assert [(line["seq"], line["action"]) for line in lines] == [(1, "item:created"), (2, "audit:exported")]
+        assert lines[0]["id"] == str(event_id)
+
+    async def test_large_number_is_shown_as_one(self, client: AsyncClient, auditor: dict[str, str]) -> None:
+        await self.plant(details={"number": 2**40})
+
+        (row,) = (await client.get(URL, headers=auditor)).json()
+
+        assert row["details"] == {"number": 1099511627776}
 
 
 class TestVerify:

@@ -12,6 +12,7 @@ from app.core.scopes import Role
 from app.models.api_key import ApiKey
 from app.models.session import Session
 from tests.api.test_errors import assert_problem
+from tests.commands import Commands
 from tests.conftest import SECRET, Serve
 from tests.factories import (
     PASSWORD,
@@ -209,13 +210,43 @@ class TestApiKey:
             "exp": int(expires_at.timestamp()),
         }
 
-    async def test_is_judged_wherever_the_one_who_asks_sits(self, client: AsyncClient, inspector: StoredKey) -> None:
+    @pytest.mark.parametrize("ip", ["203.0.113.7", "::ffff:203.0.113.7", " 203.0.113.7 "])
+    async def test_is_judged_by_where_it_was_shown_and_not_by_who_asks(
+        self, client: AsyncClient, inspector: StoredKey, ip: str
+    ) -> None:
         key = await make_api_key("read", allowed_ips=["203.0.113.0/24"])
 
         used_from_here = await client.get("/api/v1/auth/me", headers=key.headers)
-        answer = (await ask(client, inspector, key.text)).json()
+        answer = (await ask(client, inspector, key.text, ip=ip)).json()
 
         assert (used_from_here.status_code, answer["active"]) == (403, True)
+
+    @pytest.mark.parametrize("place", [{}, {"ip": ""}, {"ip": "127.0.0.1"}, {"ip": "203.0.114.7"}], ids=str)
+    async def test_of_certain_addresses_is_nothing_elsewhere_or_nowhere(
+        self, client: AsyncClient, inspector: StoredKey, place: dict[str, str]
+    ) -> None:
+        key = await make_api_key("read", allowed_ips=["203.0.113.0/24"])
+
+        response = await ask(client, inspector, key.text, **place)
+
+        assert (response.status_code, response.json()) == (200, {"active": False})
+
+    @pytest.mark.parametrize("place", [{}, {"ip": "198.51.100.9"}], ids=str)
+    async def test_of_all_addresses_is_good_from_anywhere(
+        self, client: AsyncClient, inspector: StoredKey, place: dict[str, str]
+    ) -> None:
+        key = await make_api_key("read")
+
+        assert (await ask(client, inspector, key.text, **place)).json()["active"] is True
+
+    async def test_is_looked_up_once(self, serve: Serve, commands: Commands) -> None:
+        async with serve(auth_cache_seconds=0) as client:
+            key, inspector = await make_api_key("read"), await make_api_key("tokens:introspect")
+            commands.taken()
+            assert (await ask(client, inspector, key.text)).json()["active"] is True
+
+            looked_up = [command for command in commands.taken() if command.collection == "api_keys"]
+            assert len(looked_up) == 2  # that of who asks, and that which is asked about
 
     async def test_of_a_user_who_needs_a_second_factor_may_do_nothing(self, serve: Serve) -> None:
         async with serve(require_mfa_for=["user"]) as client:
@@ -327,6 +358,13 @@ class TestForm:
         response = await ask(client, inspector, ada.access_token, client_id="x", client_secret="y", resource="z")
 
         assert response.json()["active"] is True
+
+    @pytest.mark.parametrize("ip", ["example.com", "203.0.113.0/24", "1" * 200])
+    async def test_must_name_an_address_if_any(self, client: AsyncClient, inspector: StoredKey, ip: str) -> None:
+        response = await ask(client, inspector, "x", ip=ip)
+
+        assert_problem(response, 422, "validation_error")
+        assert response.json()["errors"][0]["loc"] == ["body", "ip"]
 
     @pytest.mark.parametrize("form", [{}, {"token": ""}, {"token_type_hint": "access_token"}])
     async def test_must_hold_a_token(self, client: AsyncClient, inspector: StoredKey, form: dict[str, str]) -> None:

@@ -1,18 +1,22 @@
 """Keys that come to their end: listed, warned of, and deactivated."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from httpx import AsyncClient
+from structlog.testing import capture_logs
 
 from app.core.clock import utc_now
 from app.core.scopes import Role
 from app.models.api_key import ApiKey
 from app.models.audit_event import AuditEvent
-from app.services import key_expiry_service
+from app.models.outgoing_mail import OutgoingMail
+from app.services import key_expiry_service, mail_service
 from app.services.jobs import JOBS
 from tests.api.test_api_keys import API_KEYS, stored, url_of, verdict
 from tests.conftest import Serve, no_event_can_be_written
@@ -159,6 +163,13 @@ def calendar(monkeypatch: pytest.MonkeyPatch) -> Calendar:
 
 @pytest.mark.usefixtures("client")
 class TestWarning:
+    @pytest.fixture(autouse=True)
+    def mails_stay_in_the_outbox(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def send_nothing(_: object) -> bool:
+            return False
+
+        monkeypatch.setattr(mail_service, "send_next", send_nothing)
+
     async def make(self, *, days: float, **more: Any) -> StoredKey:
         ends_at = within(days=days)
         return await make_api_key(expires_at=ends_at, created_at=ends_at - timedelta(days=400), **more)
@@ -223,11 +234,119 @@ class TestWarning:
 
         assert await calendar.warn() == 0
 
-    async def test_is_not_for_the_key_that_made_a_key(self, calendar: Calendar) -> None:
+    async def make_by_key(self, *, days: float = 5) -> StoredKey:
         maker = await make_api_key("admin")
-        await self.make(days=5, created_by=maker.document.id)
+        return await self.make(days=days, created_by=maker.document.id)
+
+    async def test_of_a_key_that_a_key_made_is_for_administrators(self, calendar: Calendar) -> None:
+        managers = [await make_user(role=role) for role in (Role.ADMIN, Role.SUPERUSER)]
+        await make_user(role=Role.SUPERUSER, is_active=False)
+        for role in (Role.SUPPORT, Role.USER, Role.GUEST):
+            await make_user(role=role)
+        await self.make_by_key()
+
+        assert [await calendar.warn(), await calendar.warn(), await calendar.warn(days=4.5)] == [2, 0, 2]
+
+        assert await recipients() == {user.id for user in managers}
+        assert await AuditEvent.count() == 0
+
+    async def test_is_for_ten_administrators_at_most(self, calendar: Calendar) -> None:
+        admins = [await make_user(role=Role.ADMIN, created_at=within(days=-days)) for days in range(12)]
+        await self.make_by_key()
+
+        assert await calendar.warn() == 10
+
+        assert await recipients() == {user.id for user in admins[2:]}
+
+    @pytest.mark.parametrize("change", [{"is_active": False}, {"role": Role.USER}])
+    async def test_is_for_administrators_when_the_maker_is_none_any_more(
+        self, calendar: Calendar, change: dict[str, Any]
+    ) -> None:
+        maker, other = await make_user(role=Role.ADMIN), await make_user(role=Role.ADMIN)
+        await self.make(days=5, created_by=maker.id)
+        await maker.document.set(change)
+
+        assert await calendar.warn() == 1
+
+        assert await recipients() == {other.id}
+
+    async def test_is_for_the_maker_alone_while_it_administers(self, calendar: Calendar) -> None:
+        maker, _ = await make_user(role=Role.ADMIN), await make_user(role=Role.SUPERUSER)
+        await self.make(days=5, created_by=maker.id)
+
+        assert await calendar.warn() == 1
+
+        assert await recipients() == {maker.id}
+
+    async def test_is_an_event_and_a_line_of_the_log_when_there_is_nobody(
+        self, client: AsyncClient, master: StoredKey, calendar: Calendar
+    ) -> None:
+        key = await self.make_by_key()
+
+        with capture_logs() as lines:
+            assert [await calendar.warn(), await calendar.warn()] == [0, 0]
+
+        (event,) = (await client.get(f"{API_KEYS}/audit-logs", headers=master.headers)).json()
+        assert (event["action"], event["target"]["id"], event["details"]) == (
+            "api_key:expiry_noticed",
+            str(key.document.id),
+            {"days": 7},
+        )
+        assert (event["actor"]["kind"], event["actor"]["name"]) == ("system", "warn_of_expiring_keys")
+        unwarned = [line for line in lines if line["event"] == "key_expires_unwarned"]
+        assert [(line["log_level"], line["api_key_id"], line["days"]) for line in unwarned] == [
+            ("warning", str(key.document.id), 7)
+        ]
+
+    async def test_is_no_event_of_a_personal_key(self, calendar: Calendar) -> None:
+        key = await self.make(days=5)
+        await key.document.set({"owner_id": ObjectId()})
 
         assert await calendar.warn() == 0
+
+        assert await AuditEvent.count() == 0
+
+
+async def recipients() -> set[ObjectId | None]:
+    return {mail.user_id for mail in await OutgoingMail.find_all().to_list()}
+
+
+class TestEnd:
+    """A job that is cancelled ends after the key that it is at, where the driver swallows the cancellation."""
+
+    @pytest.mark.parametrize(
+        ("step", "run", "field"),
+        [
+            ("_deactivate_some", key_expiry_service.deactivate_expired, "is_active"),
+            ("_warn_of", key_expiry_service.warn, "noticed_days"),
+        ],
+        ids=["of deactivating", "of warning"],
+    )
+    @pytest.mark.usefixtures("client")
+    async def test_comes_at_once(
+        self, monkeypatch: pytest.MonkeyPatch, step: str, run: Callable[[], Coroutine[Any, Any, Any]], field: str
+    ) -> None:
+        monkeypatch.setattr(key_expiry_service, "_BATCH", 2 if step == "_warn_of" else 1)
+        days = 0.5 if step == "_warn_of" else -1
+        keys = [await make_api_key(expires_at=within(days=days), created_at=within(days=-400)) for _ in range(5)]
+        before = [(await stored(key) or {})[field] for key in keys]
+        work, begun = getattr(key_expiry_service, step), asyncio.Event()
+
+        async def swallow(*arguments: Any) -> Any:
+            begun.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0 if running.cancelling() else 10)
+            return await work(*arguments)
+
+        monkeypatch.setattr(key_expiry_service, step, swallow)
+        running: asyncio.Task[Any] = asyncio.create_task(run())
+        await asyncio.wait_for(begun.wait(), 5)
+
+        running.cancel()
+        await asyncio.wait_for(asyncio.wait([running]), 5)
+
+        after = [(await stored(key) or {})[field] for key in keys]
+        assert sum(new != old for new, old in zip(after, before, strict=True)) == 1
 
 
 class TestMail:

@@ -260,6 +260,29 @@ class TestWhoMayRotate:
         assert (await use(client, free)).status_code == 200
         assert (await rotate(client, alike, limited)).status_code == 200
 
+    @pytest.mark.parametrize(
+        ("owner", "status"), [(Role.USER, 200), (Role.SUPPORT, 200), (Role.ADMIN, 403), (Role.SUPERUSER, 403)]
+    )
+    @pytest.mark.parametrize("caller", ["administrator", "service"])
+    async def test_is_nobody_of_no_higher_rank_than_the_owner(
+        self, client: AsyncClient, owner: Role, status: int, caller: str
+    ) -> None:
+        admin, master = await make_signed_in(role=Role.ADMIN), await make_api_key("admin")
+        key = await make_api_key("read", owner=await make_user(role=owner))
+
+        answer = await rotate(client, key, admin.headers if caller == "administrator" else master)
+
+        assert answer.status_code == status
+        assert (await use(client, key)).status_code == (401 if status == 200 else 200)
+
+    async def test_is_the_owner_whatever_its_rank(self, client: AsyncClient) -> None:
+        admin = await make_signed_in(role=Role.ADMIN)
+        keys = [await make_api_key("admin", owner=admin) for _ in range(3)]
+
+        answers = [await rotate(client, keys[0], admin.headers), await rotate(client, keys[1], keys[2])]
+
+        assert [answer.status_code for answer in answers] == [200, 200]
+
     async def test_is_not_the_key_itself(self, client: AsyncClient, master: StoredKey) -> None:
         response = await rotate(client, master, master)
 

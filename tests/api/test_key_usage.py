@@ -1,6 +1,8 @@
 """What a key is used for is counted, written in batches, and shown by hour and by day."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +11,7 @@ import structlog
 from bson import ObjectId
 from httpx import AsyncClient
 
+from app.core import tasks
 from app.core.key_usage import KeyUsage, gathered
 from app.crud import crud_key_usage
 from app.models.api_key import ApiKey
@@ -223,6 +226,68 @@ class TestFlush:
 
         assert [await totals(key) for key in keys] == [(1, 0)] * 5
         assert await ApiKeyUsageBatch.count() == 3
+
+
+class TestLastFlush:
+    async def test_tries_again(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        add, tries = crud_key_usage.add, []
+
+        async def fail_twice(*arguments: Any) -> None:
+            tries.append(arguments)
+            if len(tries) < 3:
+                raise RuntimeError("the database is away")
+            await add(*arguments)
+
+        monkeypatch.setattr(crud_key_usage, "add", fail_twice)
+        async with serve() as client:
+            key = await make_api_key("read")
+            await use(client, key)
+
+        async with serve():
+            assert await totals(key) == (1, 0)
+        assert len(tries) == 3
+
+    async def test_says_how_many_are_lost(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tasks, "LAST_SECONDS", 0.3)
+        monkeypatch.setattr(key_usage_service, "_BATCH", 1)
+        for requests in (2, 3):
+            key = await make_api_key("read")
+            for _ in range(requests):
+                await use(client, key)
+
+        async def fail(*_: Any) -> None:
+            raise RuntimeError("the database is away")
+
+        with monkeypatch.context() as away, structlog.testing.capture_logs() as logged:
+            away.setattr(crud_key_usage, "add", fail)
+            await key_usage_service.flush_last()
+        await flush()
+
+        lost = [line for line in logged if line["event"] == "key_usage_lost"]
+        assert [(line["requests"], line["log_level"]) for line in lost] == [(5, "error")]
+        assert sum([row.requests for row in await ApiKeyUsage.find_all().to_list()]) == 0
+
+    async def test_writes_no_further_batch_once_the_time_is_over(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tasks, "LAST_SECONDS", 0.3)
+        monkeypatch.setattr(key_usage_service, "_BATCH", 1)
+        for _ in range(3):
+            await use(client, await make_api_key("read"))
+
+        batches = []
+
+        async def swallow_one(batch: object) -> None:
+            batches.append(batch)
+            with suppress(*[asyncio.CancelledError] * (len(batches) == 1)):  # as the driver may
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(key_usage_service, "_add_once", swallow_one)
+        with structlog.testing.capture_logs() as logged:
+            await asyncio.wait_for(key_usage_service.flush_last(), 5)
+
+        assert len(batches) == 1
+        assert [line["requests"] for line in logged if line["event"] == "key_usage_lost"] == [2]
 
 
 class TestGathering:

@@ -10,6 +10,8 @@ from starlette.types import Message, Receive, Scope, Send
 from app.api.middleware import UnexpectedErrorMiddleware
 from app.core.config import Settings
 from app.main import create_app
+from app.models.audit_event import AuditEvent
+from app.models.session import Session
 from tests.api.test_errors import assert_problem
 from tests.conftest import PRODUCTION, Serve
 from tests.factories import PASSWORD, make_api_key, make_signed_in, make_user
@@ -25,6 +27,45 @@ def log_lines(capfd: Captured) -> list[dict[str, Any]]:
 
 def access_lines(capfd: Captured) -> list[dict[str, Any]]:
     return [line for line in log_lines(capfd) if line.get("event") == "request"]
+
+
+class TestMisplacedKey:
+    """A key in a header where it does not belong is neither stored nor logged."""
+
+    async def test_is_masked_in_the_user_agent(self, serve: Serve, capfd: Captured) -> None:
+        async with serve() as client:
+            user, key = await make_user(), await make_api_key("read")
+            body, agent = {"email": user.document.email, "password": PASSWORD}, f"probe/1 ({key.text})"
+            for _ in range(2):
+                answer = await client.post("/api/v1/auth/login", json=body, headers={"User-Agent": agent})
+                assert answer.status_code == 200
+            events = await AuditEvent.find({"action": "session:created"}).to_list()
+            sessions = await Session.find({"user_id": user.id}).to_list()
+
+        shown = f"probe/1 (octopus_{key.text[8:16]}_…)"
+        assert [stored.user_agent for stored in (*events, *sessions)] == [shown] * 4
+        lines = log_lines(capfd)
+        agents = [line["user_agent.original"] for line in lines if line.get("event.action") == "session:created"]
+        assert agents == [shown] * 2
+        assert key.text[17:] not in json.dumps(lines, ensure_ascii=False)
+
+    async def test_is_masked_also_when_the_user_agent_is_long(self, serve: Serve, capfd: Captured) -> None:
+        async with serve() as client:
+            key = await make_api_key("read")
+            ada = await make_signed_in()
+            agent = "x" * 370 + key.text
+            await client.post("/api/v1/items", json={"title": "Tea"}, headers=ada.headers | {"User-Agent": agent})
+            (event,) = await AuditEvent.find({"action": "item:created"}).to_list()
+
+        assert event.user_agent == "x" * 370 + f"octopus_{key.text[8:16]}_…"
+        assert key.text[17:29] not in capfd.readouterr().err
+
+    async def test_is_no_request_id(self, client: AsyncClient) -> None:
+        key = await make_api_key("read")
+
+        response = await client.get("/", headers={"X-Request-ID": key.text})
+
+        assert re.fullmatch("[0-9a-f]{24}", response.headers["x-request-id"])
 
 
 class TestRequestId:

@@ -487,6 +487,88 @@ class TestOwnRateOfAKey:
         assert statuses(responses) == [200, 200, 200, 429]
 
 
+class TestShownBudget:
+    """It is the narrowest that a request has met."""
+
+    async def test_is_of_the_common_rate_when_less_of_it_is_left(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="2/minute") as limited, limited.client() as client:
+            key = await make_api_key("read", owner=await make_signed_in(), rate_limit="5/hour")
+
+            answers = [await client.get("/api/v1/auth/me", headers=key.headers) for _ in range(3)]
+
+        assert [shown(answer) for answer in answers] == [
+            (200, "2", "1", str(WINDOW_STARTS + 60)),
+            (200, "2", "0", str(WINDOW_STARTS + 60)),
+            (429, "2", "0", str(WINDOW_STARTS + 60)),
+        ]
+        assert answers[2].headers["retry-after"] == "50"
+
+    async def test_is_of_the_own_rate_when_less_of_that_is_left(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="5/minute") as limited, limited.client() as client:
+            key = await make_api_key("read", owner=await make_signed_in(), rate_limit="1/hour")
+
+            answers = [await client.get("/api/v1/auth/me", headers=key.headers) for _ in range(2)]
+
+        assert [shown(answer)[:3] for answer in answers] == [(200, "1", "0"), (429, "1", "0")]
+
+    async def test_is_of_what_was_spent_first_when_less_of_it_is_left(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="2/minute", rate_limit_key_create="9/minute") as limited:
+            client, ada = limited.client(), await make_signed_in()
+
+            answer = await client.post("/api/v1/api-keys", headers=ada.headers, json={"name": "ci", "scopes": ["read"]})
+
+        assert shown(answer)[:3] == (201, "2", "1")
+
+    async def test_is_of_the_one_that_refused(self, limit: Limit) -> None:
+        async with limit(rate_limit_authenticated="2/minute", rate_limit_key_create="1/minute") as limited:
+            client, ada = limited.client(), await make_signed_in()
+            body = {"name": "ci", "scopes": ["read"]}
+
+            answers = [await client.post("/api/v1/api-keys", headers=ada.headers, json=body) for _ in range(2)]
+
+        assert [shown(answer)[:3] for answer in answers] == [(201, "1", "0"), (429, "1", "0")]
+
+    @pytest.mark.parametrize("kind", ["foreign host", "declared body"])
+    async def test_is_on_answers_that_no_route_has_seen(self, limit: Limit, kind: str) -> None:
+        async with (
+            limit(rate_limit_anonymous="2/minute", trusted_hosts=("test",), max_body_bytes=1024) as limited,
+            limited.client() as client,
+        ):
+            host, content = ("evil.example", b"") if kind == "foreign host" else ("test", b"x" * 1025)
+            answers = [
+                await client.post("/api/v1/auth/login", headers={"Host": host}, content=content) for _ in range(3)
+            ]
+
+        first = 400 if kind == "foreign host" else 413
+        assert [shown(answer)[:3] for answer in answers] == [(first, "2", "1"), (first, "2", "0"), (429, "2", "0")]
+        assert_problem(answers[2], 429, "rate_limited")
+
+    @pytest.mark.parametrize(("origin", "status"), [("https://app.example", 200), ("https://evil.example", 400)])
+    async def test_is_on_no_preflight_for_it_spends_nothing(self, limit: Limit, origin: str, status: int) -> None:
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        async with limit(rate_limit_anonymous="1/minute", cors_origins=("https://app.example",)) as limited:
+            client = limited.client()
+            preflights = [await client.options("/api/v1/users", headers=headers) for _ in range(3)]
+            after = await client.get("/")
+
+        assert [shown(answer) for answer in preflights] == [(status, None, None, None)] * 3
+        assert shown(after)[:3] == (200, "1", "0")
+
+    @pytest.mark.parametrize("host", ["test", "evil.example"])
+    async def test_is_on_no_probe_of_health(self, limit: Limit, host: str) -> None:
+        async with limit(rate_limit_anonymous="1/minute", trusted_hosts=("test",)) as limited:
+            client = limited.client()
+            probes = [await client.get("/health/live", headers={"Host": host}) for _ in range(3)]
+
+        assert {shown(answer)[1:] for answer in probes} == {(None, None, None)}
+        assert {answer.status_code for answer in probes} == {200 if host == "test" else 400}
+
+
+def shown(answer: Response) -> tuple[int, str | None, str | None, str | None]:
+    limit, left, end = (answer.headers.get(f"x-ratelimit-{name}") for name in ("limit", "remaining", "reset"))
+    return answer.status_code, limit, left, end
+
+
 class TestDocumentation:
     @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
     async def test_is_counted_as_any_page(self, limit: Limit, path: str) -> None:

@@ -2,13 +2,21 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from httpx import AsyncClient
+from pymongo.errors import AutoReconnect
+from structlog.testing import capture_logs
 
+from app.core import tasks
+from app.core.clock import utc_now
 from app.core.context import RequestContext, set_context
 from app.core.principal import ANONYMOUS
+from app.crud import crud_audit_event
+from app.db import mongo
 from app.models.audit_event import AuditEvent
 from app.services import refusal_service
 from tests.conftest import Serve, no_event_can_be_written
@@ -22,6 +30,7 @@ Captured = pytest.CaptureFixture[str]
 def counts() -> None:
     """Nothing is left of another test."""
     refusal_service._counts.clear()
+    refusal_service._State.slice = ()
 
 
 async def refusals() -> list[AuditEvent]:
@@ -128,6 +137,28 @@ class TestOfSomebody:
         assert {(event.action, event.actor.id) for event in events} == {("requests:refused", ada.id)}
         assert sum(event.details["count"] for event in events) == 5  # two events when a minute ends meanwhile
 
+    async def test_who_has_used_up_its_quota_is_counted(self, client: AsyncClient) -> None:
+        key = await make_api_key("read", quota={"limit": 1, "period": "month"})
+        codes = [(await client.get("/api/v1/items", headers=key.headers)).status_code for _ in range(4)]
+        at_once = await refusals()
+        await refusal_service.flush()
+        events = await refusals()
+
+        assert codes == [200] + [429] * 3
+        assert at_once == []
+        told = {(event.action, event.actor.id, event.details["code"]) for event in events}
+        assert told == {("requests:refused", key.document.id, "quota_exceeded")}
+        assert sum(event.details["count"] for event in events) == 3  # two events when a minute ends meanwhile
+
+    async def test_who_has_used_up_its_plan_is_not(self, client: AsyncClient) -> None:
+        ada = await make_signed_in(limits={"max_conversations": 0})
+
+        answer = await client.post("/api/v1/conversations", json={}, headers=ada.headers)
+        await refusal_service.flush()
+
+        assert (answer.status_code, answer.json()["code"]) == (429, "quota_exceeded")
+        assert await refusals() == []
+
 
 class TestOfNobody:
     async def test_is_counted_by_code_and_address(self, serve: Serve) -> None:
@@ -201,6 +232,159 @@ class TestOfNobody:
         assert events[0].details["count"] == 1
 
 
+def count_some(number: int) -> None:
+    """As many kinds, one refusal of each."""
+    for each in range(number):
+        set_context(RequestContext(client_ip=f"192.0.2.{each}"))
+        refusal_service._count("invalid_token", ANONYMOUS)
+
+
+async def fail(_: Sequence[AuditEvent]) -> None:
+    raise AutoReconnect
+
+
+class TestWhileTheDatabaseIsAway:
+    @pytest.mark.usefixtures("client")
+    async def test_memory_stays_as_small_as_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(refusal_service, "_TOLD_APART", 5)
+        monkeypatch.setattr(refusal_service, "_SLICE", 3)
+        begun = utc_now()
+        with monkeypatch.context() as away:
+            away.setattr(crud_audit_event, "add", fail)
+            for minute in range(200):
+                away.setattr(refusal_service, "utc_now", lambda minute=minute: begun + timedelta(minutes=minute))
+                set_context(RequestContext(client_ip=f"192.0.2.{minute}"))
+                for code in ("invalid_token", "rate_limited"):
+                    refusal_service._count(code, ANONYMOUS)
+                await refusal_service.flush()
+                assert len(refusal_service._counts) <= 5 + 2
+
+        found = await counted()
+
+        assert sum(count for _, _, count in found) == 400
+        assert {code for code, ip, count in found if ip is None and count > 190} == {"invalid_token", "rate_limited"}
+        assert len(found) <= 3 + 5 + 2
+
+    @pytest.mark.usefixtures("client")
+    async def test_what_was_written_of_it_is_written_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(refusal_service, "_SLICE", 2)
+        count_some(5)
+        add, sizes = crud_audit_event.add, []
+
+        async def fail_at_the_second(events: Sequence[AuditEvent]) -> None:
+            sizes.append(len(events))
+            await add(events)
+            if len(sizes) == 2:
+                raise AutoReconnect
+
+        monkeypatch.setattr(crud_audit_event, "add", fail_at_the_second)
+        assert await refusal_service.flush() is False
+        assert len(await refusals()) == 2
+
+        assert await refusal_service.flush() is True
+
+        assert [event.ip for event in await refusals()] == [f"192.0.2.{each}" for each in range(5)]
+        assert sizes == [2, 2, 2, 1]
+
+    @pytest.mark.usefixtures("client")
+    async def test_what_it_had_written_unheard_is_there_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        until_committed = mongo._until_committed
+
+        async def lose_the_answer(*arguments: Any) -> None:
+            await until_committed(*arguments)
+            raise AutoReconnect
+
+        count_some(3)
+        with capture_logs() as lines:
+            with monkeypatch.context() as away:
+                away.setattr(mongo, "_until_committed", lose_the_answer)
+                assert await refusal_service.flush() is False
+            assert len(await refusals()) == 3
+            assert await refusal_service.flush() is True
+            assert await refusal_service.flush() is True
+
+        events = await refusals()
+        assert [event.details["count"] for event in events] == [1, 1, 1]
+        told = [line["event.id"] for line in lines if line["event"] == "requests:refused"]
+        assert told == [str(event.id) for event in events]
+
+    @pytest.mark.usefixtures("client")
+    async def test_flush_that_is_cancelled_loses_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        count_some(3)
+        begun = asyncio.Event()
+
+        async def hang(_: Sequence[AuditEvent]) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as away:
+            away.setattr(crud_audit_event, "add", hang)
+            flushing = asyncio.create_task(refusal_service.flush())
+            await asyncio.wait_for(begun.wait(), 5)
+            flushing.cancel()
+            await asyncio.wait([flushing])
+
+        assert sum(count for _, _, count in await counted()) == 3
+
+    async def test_last_flush_tries_again(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        add, tries = crud_audit_event.add, []
+
+        async def fail_twice(events: Sequence[AuditEvent]) -> None:
+            tries.append(len(events))
+            if len(tries) < 3:
+                raise AutoReconnect
+            await add(events)
+
+        monkeypatch.setattr(crud_audit_event, "add", fail_twice)
+        async with serve() as client:
+            await client.get("/api/v1/items")
+
+        async with serve():
+            assert [event.details["count"] for event in await refusals()] == [1]
+        assert tries == [1, 1, 1]
+
+    @pytest.mark.usefixtures("client")
+    async def test_last_flush_says_what_is_lost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tasks, "LAST_SECONDS", 0.3)
+        monkeypatch.setattr(refusal_service, "_SLICE", 2)
+        count_some(5)
+
+        with monkeypatch.context() as away, capture_logs() as lines:
+            away.setattr(crud_audit_event, "add", fail)
+            await asyncio.wait_for(refusal_service.flush_last(), 5)
+
+        assert [(line["count"], line["log_level"]) for line in lines if line["event"] == "refusals_lost"] == [
+            (5, "error")
+        ]
+        assert await counted() == []
+
+    async def test_flushing_ends_though_the_driver_swallows_the_cancellation(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(refusal_service, "FLUSH_EVERY", 0)
+        begun = asyncio.Event()
+
+        async def swallow_one() -> bool:
+            is_first = not begun.is_set()
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if not is_first:
+                    raise
+            return False
+
+        monkeypatch.setattr(refusal_service, "flush", swallow_one)
+        flushing = asyncio.create_task(refusal_service.keep_flushing())
+        await asyncio.wait_for(begun.wait(), 5)
+
+        flushing.cancel()
+
+        done, _ = await asyncio.wait([flushing], timeout=5)
+        flushing.cancel()
+        assert done == {flushing}
+
+
 class TestLog:
     """Every event is a line of the log, in the names of the Elastic Common Schema."""
 
@@ -246,7 +430,7 @@ class TestLog:
 
         told = [(line["event.category"], line["event.type"], line["event.outcome"]) for line in self.audit_lines(capfd)]
         assert told == [
-            (["authentication", "session"], ["denied"], "failure"),
+            (["authentication"], ["start"], "failure"),
             (["authentication", "session"], ["start"], "success"),
         ]
 

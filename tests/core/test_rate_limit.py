@@ -87,11 +87,42 @@ class TestIsAtMost:
         assert not is_at_most(rate, other)
 
 
-class TestSecondsUntil:
-    @pytest.mark.parametrize(("now", "seconds"), [(6000.0, 60), (6058.9, 2), (6059.99, 1), (6061.0, 1)])
+class TestSecondsLeft:
+    @pytest.mark.parametrize(("now", "seconds"), [(6000.0, 60), (6000.1, 60), (6058.9, 2), (6059.99, 1)])
     def test_is_whole_and_at_least_one(
         self, limiter: MemoryRateLimiter, clock: Clock, now: float, seconds: int
     ) -> None:
         clock.now = now
 
-        assert limiter.seconds_until(6060) == seconds
+        assert limiter.hit("1/minute", "login", "a").seconds_left == seconds
+
+
+class TestSpend:
+    async def test_tells_of_the_one_with_the_least_left(self, limiter: MemoryRateLimiter) -> None:
+        common, own = ("3/minute", "authenticated", "a"), ("5/hour", "key's own", "a")
+
+        budgets = [await limiter.spend(common, own) for _ in range(4)]
+        reverse = await limiter.spend(own, common)
+
+        assert [(budget.limit, budget.remaining) for budget in budgets] == [(3, 2), (3, 1), (3, 0), (3, 0)]
+        assert (reverse.limit, reverse.is_exceeded) == (3, True)
+
+    async def test_tells_of_the_one_that_refused(self, limiter: MemoryRateLimiter) -> None:
+        one, other = ("1/minute", "authenticated", "a"), ("2/hour", "key's own", "a")
+        limiter.hit(*other)
+        limiter.hit(*other)
+
+        budget = await limiter.spend(one, other)
+
+        assert (budget.limit, budget.is_exceeded, budget.resets_at) == (2, True, 7200)
+
+    async def test_tells_of_the_one_that_lasts_longest_when_as_much_is_left(self, limiter: MemoryRateLimiter) -> None:
+        budgets = [
+            await limiter.spend(*charges)
+            for charges in (
+                [("2/minute", "authenticated", "a"), ("2/hour", "key's own", "a")],
+                [("2/hour", "authenticated", "b"), ("2/minute", "key's own", "b")],
+            )
+        ]
+
+        assert [budget.resets_at for budget in budgets] == [7200, 7200]

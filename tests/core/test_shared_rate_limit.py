@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.core import shared_rate_limit
-from app.core.rate_limit import Budget
+from app.core.rate_limit import Budget, MemoryRateLimiter
 from app.core.shared_rate_limit import SharedRateLimiter
 from tests.core.test_mailer import certificate, tls
 from tests.redis_server import RedisServer, redis_server
@@ -24,8 +24,8 @@ Open = Callable[..., AbstractAsyncContextManager[SharedRateLimiter]]
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[SharedRateLimiter]:
-    limiter = SharedRateLimiter(url, lambda key: hashlib.sha256(b"of the test" + key).digest())
+async def opened(url: str, memory: MemoryRateLimiter | None = None) -> AsyncIterator[SharedRateLimiter]:
+    limiter = SharedRateLimiter(url, lambda key: hashlib.sha256(b"of the test" + key).digest(), memory)
     await limiter.open()
     try:
         yield limiter
@@ -104,10 +104,24 @@ class TestBudget:
         before = time.time()
         budget = await limiter.spend(("3/day", "login", "192.0.2.1"))
 
-        assert budget == Budget(limit=3, remaining=2, resets_at=(int(before) // DAY + 1) * DAY, is_exceeded=False)
+        ends_at = (int(before) // DAY + 1) * DAY
+        assert budget == Budget(
+            limit=3, remaining=2, resets_at=ends_at, is_exceeded=False, counted_at=budget.counted_at
+        )
+        assert budget.counted_at - int(before) in {0, 1}
         (key,) = [key for key in redis_server.names() if ":login:" in key]
         left = int(redis_server.ask("PTTL", key)[0].removeprefix(":")) / 1000
         assert abs(time.time() + left - budget.resets_at) < 1
+
+    async def test_is_waited_for_by_the_clock_of_redis_alone(
+        self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("time.time", lambda: 0.0)  # this host's is wrong by half a century
+        async with opened(redis_server.url, MemoryRateLimiter(lambda: 0.0)) as limiter:
+            budget = await limiter.spend(("3/hour", "login", "192.0.2.1"))
+
+        (seconds, _) = [line for line in redis_server.ask("TIME") if line[0] not in "*$"]
+        assert abs(budget.seconds_left - (3600 - int(seconds) % 3600)) <= 1
 
     async def test_is_fresh_in_the_next_window(self, limiter: SharedRateLimiter) -> None:
         rate = ("1/second", "login", "192.0.2.1")
@@ -154,6 +168,16 @@ class TestSeveralRates:
         assert [budget.limit for budget in (first, second, third, fourth)] == [1, 1, 1, 3]
         assert lefts([first, second, third, fourth]) == [0, -1, -1, -1]
         assert rest.remaining == 9 - 4  # the fourth request had spent only the common one
+
+    async def test_are_told_of_by_the_narrowest(self, limiter: SharedRateLimiter) -> None:
+        common, own = ("3/day", "authenticated", "a"), ("5/day", "key's own", "a")
+
+        budgets = [await limiter.spend(common, own) for _ in range(2)]
+        reverse = await limiter.spend(own, common)
+        refused = await limiter.spend(own, common)
+
+        assert [(budget.limit, budget.remaining) for budget in (*budgets, reverse)] == [(3, 2), (3, 1), (3, 0)]
+        assert (refused.limit, refused.is_exceeded) == (3, True)
 
     async def test_are_one_question(self, limiter: SharedRateLimiter, redis_server: RedisServer) -> None:
         before = redis_server.scripts_run()

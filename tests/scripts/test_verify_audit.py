@@ -11,6 +11,7 @@ import pytest
 from httpx import AsyncClient
 
 from app.core.hash_chain import digest
+from app.db.mongo import get_database
 from tests.api.test_audit_events import URL, make_event
 from tests.conftest import Serve
 from tests.factories import make_api_key
@@ -165,6 +166,59 @@ class TestFault:
         ended = run(out.getvalue().encode())
 
         assert ended.stderr.startswith(f"FAULT: event 5 ({rows[5][0]}) was altered")
+
+
+class TestPlanted:
+    """What somebody had put into the database before it was sealed."""
+
+    @pytest.mark.parametrize("field", ["actor", "target", "details"])
+    async def test_event_whose_part_is_no_document_is_sealed_and_checked_as_lines(
+        self, client: AsyncClient, run: Run, field: str
+    ) -> None:
+        event = await make_event(30)
+        await get_database()["audit_events"].update_one({"_id": event.id}, {"$set": {field: "eve"}})
+
+        ended = run(await exported(client, "jsonl"))
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+    @pytest.mark.parametrize("value", ["eve", 7, ["eve"]], ids=repr)
+    @pytest.mark.parametrize("field", ["actor", "target"])
+    async def test_event_whose_part_is_no_document_is_named_in_a_table(
+        self, client: AsyncClient, run: Run, field: str, value: object
+    ) -> None:
+        event = await make_event(30)
+        await get_database()["audit_events"].update_one({"_id": event.id}, {"$set": {field: value}})
+
+        ended = run(await exported(client, "csv"))
+
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith("FAULT: event ")
+        assert f" ({event.id}) was altered" in ended.stderr
+
+    @pytest.mark.parametrize("field", ["actor", "target", "details"])
+    async def test_part_that_is_no_document_is_only_another_content(self, jsonl: bytes, run: Run, field: str) -> None:
+        ended = run(changed(jsonl, lambda rows: rows[3].update({field: "eve"})))
+
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("FAULT: event 4 (")
+
+    def test_line_that_is_deeper_than_can_be_read_is_a_fault(self, run: Run) -> None:
+        ended = run(b'{"a":' * 100_000)
+
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "FAULT: record 1 can't be read; the file was cut off or damaged there\n",
+        )
+
+    async def test_event_without_the_hash_before_it_is_no_sealed_one(self, jsonl: bytes, run: Run) -> None:
+        def forge(rows: list[Raw]) -> None:
+            del rows[3]["prev_hash"]
+            rows[3]["hash"] = digest(rows[3])
+
+        ended = run(changed(jsonl, forge))
+
+        assert ended.stderr == "FAULT: record 4 is no sealed event\n"
 
 
 class TestOptions:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.core.config import Settings, use_settings
@@ -211,6 +211,7 @@ class TestSeal:
 
         assert await audit_chain_service.seal() == (0,)
 
+    @pytest.mark.usefixtures("patience")
     async def test_is_done_once_by_many_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(audit_chain_service, "_BATCH", 3)
         await happen(40)
@@ -352,6 +353,27 @@ class TestPrune:
             await audit_chain_service.prune()
 
         assert len(await stored()) == len(aged) - 1
+
+    @pytest.mark.parametrize("time", [None, "2026", DatetimeMS(2**60)], ids=repr)
+    async def test_takes_what_has_no_time_for_as_old_as_its_neighbours(
+        self, aged: list[Raw], database: Database, time: object
+    ) -> None:
+        await database["audit_events"].update_one({"seq": 3}, {"$set": {"time": time}})
+
+        assert await audit_chain_service.prune() == (6,)
+        assert [row["seq"] for row in await stored()] == [row["seq"] for row in aged[6:]]
+
+    @pytest.mark.usefixtures("with_lists")
+    @pytest.mark.parametrize("change", [{"seq": [6]}, {"seq": 5.5}, {"hash": None}], ids=str)
+    async def test_leaves_a_beginning_alone_that_ends_in_what_was_never_sealed(
+        self, aged: list[Raw], database: Database, change: Raw
+    ) -> None:
+        await database["audit_events"].update_one({"seq": 6}, {"$set": change})
+
+        with pytest.raises(ChainBrokenError):
+            await audit_chain_service.prune()
+
+        assert await database["audit_events"].count_documents({}) == len(aged)
 
     async def test_works_in_batches_and_goes_on_after_a_kill(
         self, aged: list[Raw], monkeypatch: pytest.MonkeyPatch

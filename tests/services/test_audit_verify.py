@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import DatetimeMS, ObjectId
+from bson import Code, DatetimeMS, Decimal128, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.core.config import Settings, use_settings
@@ -15,6 +15,7 @@ from app.crud import crud_audit_event
 from app.db.mongo import connected
 from app.schemas.audit_event import ChainFault, event_of
 from app.services import audit_chain_service, audit_fault_service, audit_verify_service
+from app.services.audit_chain_service import ChainBrokenError
 from app.services.audit_verify_service import verify
 from tests.services.test_audit_chain import chain, happen, head, stored
 
@@ -59,7 +60,7 @@ async def fault() -> ChainFault:
     return report.fault
 
 
-async def named() -> tuple[str, int, str | None]:
+async def named() -> tuple[str, int | None, str | None]:
     found = await fault()
     return found.kind, found.seq, found.id
 
@@ -68,6 +69,12 @@ def made_anew(row: Raw, **changes: Any) -> Raw:
     """The event with other content, and the hash that belongs to it."""
     changed = {**row, **changes}
     return {**changed, "hash": digest(event_of(changed))}
+
+
+async def mark(database: Database, seq: int, content_hash: str) -> None:
+    """Make the note of how far was ever sealed fit, as who knows of it does."""
+    changes = {"seq": seq, "hash": content_hash}
+    assert (await database["installation"].update_one({"_id": "audit_sealed"}, {"$set": changes})).modified_count == 1
 
 
 async def replace(database: Database, row: Raw) -> None:
@@ -237,12 +244,14 @@ class TestTruncated:
         assert len(rows) == 10
         assert await named() == ("truncated", 11, None)
 
-    async def test_end_that_is_gone_with_a_fitting_head_is_seen_by_an_anchor(
+    async def test_end_that_is_gone_with_a_fitting_head_is_seen_by_the_mark_and_by_an_anchor(
         self, rows: list[Raw], database: Database
     ) -> None:
         anchor = Link(10, rows[9]["hash"])
         await database["audit_events"].delete_many({"seq": {"$gt": 7}})
         await database["audit_chain"].update_one({}, {"$set": {"seq": 7, "hash": rows[6]["hash"]}})
+        assert await named() == ("truncated", 8, None)
+        await mark(database, 7, rows[6]["hash"])
 
         without, with_anchor = await verify(), await verify(anchor)
 
@@ -253,11 +262,59 @@ class TestTruncated:
     async def test_trail_that_is_gone_is_seen_by_an_anchor(self, rows: list[Raw], database: Database) -> None:
         await database["audit_events"].delete_many({})
         await database["audit_chain"].delete_many({})
+        await database["installation"].delete_many({"_id": {"$ne": "indexes"}})
 
         report = await verify(Link(10, rows[9]["hash"]))
 
         assert report.fault is not None
         assert (report.fault.kind, report.fault.seq) == ("truncated", 1)
+
+    async def test_trail_that_is_gone_with_its_head_is_seen_and_not_begun_anew(
+        self, rows: list[Raw], database: Database
+    ) -> None:
+        await database["audit_events"].delete_many({})
+        await database["audit_chain"].delete_many({})
+
+        assert len(rows) == 10
+        assert await named() == ("truncated", 1, None)
+        await happen(1)
+        with pytest.raises(ChainBrokenError):
+            await audit_chain_service.seal()
+        assert await named() == ("truncated", 1, None)
+
+    async def test_trail_that_is_gone_after_it_was_pruned_is_seen(
+        self,
+        rows: list[Raw],
+        database: Database,
+        monkeypatch: pytest.MonkeyPatch,
+        make_settings: Callable[..., Settings],
+    ) -> None:
+        use_settings(make_settings(audit_retention_days=1))
+        monkeypatch.setattr(audit_chain_service, "utc_now", lambda: datetime(2099, 1, 1, tzinfo=UTC))
+        assert await audit_chain_service.prune() == (len(rows),)
+        assert (await verify()).valid
+
+        await database["audit_chain"].delete_many({})
+        await database["audit_events"].delete_many({})
+
+        assert await named() == ("truncated", 1, None)
+
+    async def test_trail_from_before_there_was_a_mark_is_valid(self, rows: list[Raw], database: Database) -> None:
+        await database["installation"].delete_one({"_id": "audit_sealed"})
+
+        assert (await verify()).valid
+        await chain(1)
+        noted = await database["installation"].find_one({"_id": "audit_sealed"})
+        assert noted is not None
+        assert (noted["seq"], noted["hash"]) == (len(rows) + 1, (await stored())[-1]["hash"])
+
+    @pytest.mark.parametrize("change", [{"seq": "many"}, {"seq": DatetimeMS(2**60)}, {"hash": None}], ids=str)
+    async def test_mark_that_makes_no_sense_says_nothing(
+        self, rows: list[Raw], database: Database, change: Raw
+    ) -> None:
+        await database["installation"].update_one({"_id": "audit_sealed"}, {"$set": change})
+
+        assert (await verify()).checked == len(rows)
 
 
 class TestInserted:
@@ -292,6 +349,79 @@ class TestInserted:
         made = await self.insert(database, rows[3], seq=seq)
 
         assert await named() == ("inserted", int(seq), made)
+
+    @pytest.mark.usefixtures("with_lists")
+    @pytest.mark.parametrize(
+        "seq",
+        [
+            *(
+                "5",
+                "",
+                True,
+                False,
+                datetime(2026, 3, 1, tzinfo=UTC),
+                DatetimeMS(2**60),
+                float("nan"),
+                Decimal128("4.5"),
+            ),
+            *(
+                Decimal128("NaN"),
+                Decimal128("11"),
+                [],
+                [11],
+                [4.5],
+                ["a"],
+                [[1]],
+                {"a": 1},
+                {},
+                b"x",
+                ObjectId("6746d0a8f8f8f8f8f8f8f8f8"),
+            ),
+            *(MinKey(), MaxKey(), Timestamp(1, 1), Regex("x"), Code("x")),
+        ],
+        ids=repr,
+    )
+    async def test_event_whose_place_is_no_number_is_named(
+        self, rows: list[Raw], database: Database, seq: object
+    ) -> None:
+        made = {**rows[3], "_id": ObjectId(), "seq": seq}
+        await database["audit_events"].insert_one(made)
+
+        found = await fault()
+
+        assert (found.kind, found.seq, found.id) == ("inserted", None, str(made["_id"]))
+
+    @pytest.mark.usefixtures("with_lists")
+    @pytest.mark.parametrize("seq", ["5", True, float("nan"), [[1]]], ids=repr)
+    async def test_event_whose_place_is_no_number_is_named_in_a_trail_without_others(
+        self, database: Database, seq: object
+    ) -> None:
+        await database["audit_events"].insert_one({"_id": "odd", "seq": seq})
+
+        report = await verify()
+
+        assert report.fault is not None
+        assert (report.checked, report.fault.kind, report.fault.id) == (0, "inserted", "odd")
+
+    @pytest.mark.usefixtures("with_lists")
+    @pytest.mark.parametrize("planted", [[], ["5", True, {}], [[[1]], ["a", 700], None]], ids=repr)
+    async def test_event_whose_place_is_no_number_is_found_by_the_index(
+        self, rows: list[Raw], database: Database, planted: list[object]
+    ) -> None:
+        copies = [{**rows[3], "_id": ObjectId(), "seq": seq} for seq in [*range(11, 400), *planted]]
+        await database["audit_events"].insert_many(copies)
+        await database.drop_collection("system.profile")
+        await database.command("profile", 2)
+
+        await audit_fault_service.at_no_place()
+
+        await database.command("profile", 0)
+        searches = (
+            await database["system.profile"].find({"op": "query", "ns": f"{database.name}.audit_events"}).to_list()
+        )
+        await database.drop_collection("system.profile")
+        assert [search["planSummary"] for search in searches] == ["IXSCAN { seq: 1 }"] * 2
+        assert max(search["keysExamined"] for search in searches) <= 2
 
     @pytest.mark.usefixtures("unguarded")
     @pytest.mark.parametrize("seq", [1, 3, 4, 10])
@@ -362,12 +492,14 @@ class TestRewritten:
         assert await named() == ("rewritten", 10, str(rows[9]["_id"]))
 
     @pytest.mark.parametrize("start", [1, 6])
-    async def test_chain_with_a_fitting_head_is_seen_by_an_anchor(
+    async def test_chain_with_a_fitting_head_is_seen_by_the_mark_and_by_an_anchor(
         self, rows: list[Raw], database: Database, start: int
     ) -> None:
         await self.anew(database, rows, start=start)
         end = (await stored())[-1]
         await database["audit_chain"].update_one({}, {"$set": {"hash": end["hash"]}})
+        assert await named() == ("rewritten", 10, str(rows[9]["_id"]))
+        await mark(database, 10, end["hash"])
 
         assert (await verify()).valid
         for seq in (7, 10):

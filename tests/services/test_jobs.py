@@ -149,6 +149,24 @@ class TestRun:
         assert (job.outcome, job.result, job.error) == (JobOutcome.FAILURE, {}, "ValueError")
         assert job.due_at > utc_now() + timedelta(minutes=59)
 
+    async def test_that_ends_because_it_was_told_to_is_not_done(self, work: Counted) -> None:
+        async def end() -> Tidied:
+            try:
+                return await work()
+            except asyncio.CancelledError:  # as the driver may swallow it
+                return Tidied(7)
+
+        await job_service.request("tidy")
+        running = asyncio.create_task(run_job(kind_of(end), "here"))
+        await asyncio.wait_for(work.begun.wait(), 5)
+
+        running.cancel()
+        await asyncio.wait([running], timeout=5)
+
+        job = await stored()
+        assert (job.outcome, job.result) == (JobOutcome.INTERRUPTED, {"tidied": 7})
+        assert await crud_job.due() == ["tidy"]
+
     async def test_is_due_at_once_when_it_was_asked_for_meanwhile(self, work: Counted) -> None:
         await job_service.request("tidy")
         running = asyncio.create_task(run_job(kind_of(work), "here"))
@@ -200,6 +218,29 @@ class TestLease:
         assert work.was_cut_off
         job = await stored()
         assert (job.holder, job.outcome) == ("another", None)
+
+    async def test_is_as_long_as_the_database_says_however_late_it_says_so(
+        self, work: Counted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_service, "LEASE", timedelta(seconds=0.4))
+        claim, asked = crud_job.claim, []
+
+        async def claim_slowly(name: str, holder: str, lease: timedelta) -> Job | None:
+            job = await claim(name, holder, lease)
+            await until(lambda: _is_due("tidy"))  # the answer is that long on its way
+            return job
+
+        async def prolong(*_: object) -> bool:
+            asked.append(1)
+            return True
+
+        monkeypatch.setattr(crud_job, "claim", claim_slowly)
+        monkeypatch.setattr(crud_job, "prolong", prolong)
+        await job_service.request("tidy")
+
+        await asyncio.wait_for(run_job(kind_of(work), "here"), 5)
+
+        assert (work.was_cut_off or work.runs == 0, asked) == (True, [])
 
     async def test_that_ran_out_is_free(self, work: Counted) -> None:
         await job_service.request("tidy")

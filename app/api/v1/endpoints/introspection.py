@@ -13,7 +13,7 @@ router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 async def introspect_token(form: Annotated[IntrospectionForm, Form()], _: TokenInspector) -> Introspection:
     """Whether an access token or an API key is good at present, and what for (RFC 7662).
 
-    Whatever is not good, for whichever reason, is `{"active": false}`. The addresses that a key is limited to are not
-    judged: only the caller knows where it was shown the key from.
+    Whatever is not good, for whichever reason, is `{"active": false}`. A key that is limited to addresses is good only
+    with the `ip` that it was shown from, when that is one of them.
     """
-    return await introspection_service.introspect(form.token)
+    return await introspection_service.introspect(form.token, ip=form.ip)

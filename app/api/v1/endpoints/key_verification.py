@@ -29,8 +29,8 @@ async def _spend_own(request: Request, principal: Principal) -> None:
     """
     if principal.rate_limit is None:
         return
-    headers = current_context().headers
+    budget = current_context().budget
     try:
         await rate_limit.spend_authenticated(request, replace(principal, user_id=None))
     finally:
-        current_context().headers = headers
+        current_context().budget = budget
