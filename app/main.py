@@ -31,7 +31,7 @@ from app.core.shared_rate_limit import SharedRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
-from app.services import key_usage_service, refusal_service
+from app.services import event_hub, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
@@ -128,6 +128,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")
             stack.push_async_callback(_cancel, feed)
             await tried.wait()
+        await stack.enter_async_context(event_hub.running())
         _freeze_memory()
         if settings.environment is Environment.PRODUCTION:
             _warn(settings)

@@ -46,6 +46,7 @@ from tests.factories import (
     make_user,
     sign_in,
 )
+from tests.streams import opened
 
 # Who adds a line here opens an endpoint to everybody.
 PUBLIC = {
@@ -411,6 +412,9 @@ async def _use_conversations(
     for query in ("order=desc", "role=user", f"after={first}"):
         assert (await client.get(f"{path}/messages?{query}", headers=ada)).status_code == 200
     await _use_messages(client, ada, path, first)
+    assert (await client.post(f"{path}/typing", headers=ada)).status_code == 204
+    async with opened(client, ObjectId(made["id"]), ada, last_event_id="1-0") as stream:
+        assert len(await stream.take(4)) == 4
     assert (await client.patch(path, headers=ada, json={"title": "Coffee"})).status_code == 200
     assert (await client.delete(f"{path}/participants/{bob_id}", headers=ada)).status_code == 200
     assert (await client.post(f"{path}/participants", headers=ada, json={"user_id": bob_id})).status_code == 201

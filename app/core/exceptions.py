@@ -196,6 +196,11 @@ class RateLimitedError(LimitReachedError):
         super().__init__(f"Too many requests. Try again in {retry_after} s.", retry_after=retry_after)
 
 
+class TooManyStreamsError(LimitReachedError):
+    code = "rate_limited"
+    message = "There are too many open streams of these credentials. Close some."
+
+
 class AccountLockedError(LimitReachedError):
     code = "account_locked"
 

@@ -43,7 +43,7 @@ _FIRST_BACKOFF_SECONDS: Final = 0.005
 _LONGEST_BACKOFF_SECONDS: Final = 0.5
 # The hot paths render every time as UTC, so the driver need not attach a zone to each.
 # One that no `datetime` can hold, which only a stranger can have stored, must not keep a row from being read.
-_NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 # What the server says when one document would hold more than 16 MB.
 _TOO_LARGE: Final = frozenset({4568, 10334, 17420})
@@ -107,18 +107,18 @@ async def find_batch(
         command["projection"] = fields
     if sort:
         command["sort"] = sort
-    cursor = (await get_database().command(command, codec_options=_NAIVE_UTC))["cursor"]
+    cursor = (await get_database().command(command, codec_options=NAIVE_UTC))["cursor"]
     if cursor["id"] == 0:
         batch: list[Raw] = cursor["firstBatch"]
         return batch
     await get_database().command({"killCursors": collection, "cursors": [cursor["id"]]})
-    found = get_database().get_collection(collection, codec_options=_NAIVE_UTC).find(where, fields, limit=limit)
+    found = get_database().get_collection(collection, codec_options=NAIVE_UTC).find(where, fields, limit=limit)
     return await found.sort(sort).to_list() if sort else await found.to_list()
 
 
 async def aggregate(collection: str, pipeline: list[Raw]) -> list[Raw]:
     """Everything that a pipeline gives, which must be bounded; times naive in UTC."""
-    found = get_database().get_collection(collection, codec_options=_NAIVE_UTC)
+    found = get_database().get_collection(collection, codec_options=NAIVE_UTC)
     return await (await found.aggregate(pipeline)).to_list()
 
 
@@ -134,7 +134,7 @@ async def find_below(
     ]
     try:
         answer = await get_database().command(
-            {"aggregate": parents, "pipeline": pipeline, "cursor": {}}, codec_options=_NAIVE_UTC
+            {"aggregate": parents, "pipeline": pipeline, "cursor": {}}, codec_options=NAIVE_UTC
         )
     except OperationFailure as error:
         if error.code not in _TOO_LARGE:
