@@ -28,6 +28,7 @@ OWNED: Final = (
     Place("api_keys", "owner_id"),
     Place("items", "owner_id"),
     Place("usage_counters", "user_id"),
+    Place("credit_holds", "user_id"),
     Place("outbox", "user_id"),
 )
 # What stays and forgets who it was.

@@ -57,6 +57,12 @@ async def count_messages(user_id: ObjectId, *, day: str, limit: int | None, coun
     return _has_counted(result.matched_count, (user_id, day))
 
 
+async def count_tokens(user_id: ObjectId, *, day: str, tokens: int) -> None:
+    """Count tokens of a day that was opened."""
+    where = {"user_id": user_id, "day": day}
+    await UsageCounter.get_pymongo_collection().update_one(where, {"$inc": {"tokens": tokens}})
+
+
 async def count_conversation(user_id: ObjectId, *, limit: int | None) -> bool:
     """Count one more in totals that were opened. False when that would be more than the limit."""
     where: Filter = {"_id": user_id}

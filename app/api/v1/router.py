@@ -26,6 +26,7 @@ from app.api.v1.endpoints import (
     key_verification,
     messages,
     pages,
+    replies,
     staff,
     usage,
     users,
@@ -34,6 +35,7 @@ from app.api.v1.endpoints import (
 ROUTERS = (
     messages,
     conversations,
+    replies,
     export,
     users,
     auth,
