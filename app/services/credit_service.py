@@ -62,11 +62,12 @@ async def settle(held: CreditHold, *, tokens: int) -> None:
 
 
 @transactional
-async def give_back(hold_id: ObjectId) -> None:
-    """Give back all of a hold, unless it was settled or given back before."""
+async def give_back(hold_id: ObjectId) -> bool:
+    """Give back all of a hold. False when it was settled or given back before."""
     taken = await crud_credit.take_hold(hold_id)
     if taken is not None:
         await crud_credit.give(taken.user_id, taken.amount)
+    return taken is not None
 
 
 async def give_back_expired() -> GivenBack:
@@ -74,6 +75,5 @@ async def give_back_expired() -> GivenBack:
     count = 0
     while hold_ids := await crud_credit.expired_holds(utc_now(), limit=_BATCH):
         for hold_id in hold_ids:
-            await give_back(hold_id)
-        count += len(hold_ids)
+            count += await give_back(hold_id)
     return GivenBack(count)

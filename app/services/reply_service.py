@@ -95,7 +95,12 @@ async def reply(order: Order) -> Parts:
         yield Stored(messages_of([message], {})[0])
     finally:
         if order.held is not None and not is_paid:
-            background.start(credit_service.give_back(order.held.id), name="give_back_credits")
+            background.start(_give_back(order.held), name="give_back_credits")
+
+
+async def _give_back(held: CreditHold) -> None:
+    """By a job later when that fails."""
+    await credit_service.give_back(held.id)
 
 
 async def _settle(order: Order, whole: Whole) -> Raw:
