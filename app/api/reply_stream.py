@@ -9,13 +9,13 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from app.api.errors import render_any
+from app.api.hang_up import GRACE_SECONDS
 from app.api.responses import JsonResponse
 from app.core.logging_config import get_logger
 from app.services.reply_service import Delta, Parts, Stored
 
 _PING_SECONDS: Final = 15
 _SEND_SECONDS: Final = 30.0
-_GRACE_SECONDS: Final = 5.0
 
 # For the OpenAPI document.
 EVENTS: Final[dict[int | str, dict[str, Any]]] = {
@@ -41,7 +41,7 @@ class ReplyResponse(EventSourceResponse):
             _events(first, parts, path),
             ping=_PING_SECONDS,
             send_timeout=_SEND_SECONDS,
-            shutdown_grace_period=_GRACE_SECONDS,
+            shutdown_grace_period=GRACE_SECONDS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

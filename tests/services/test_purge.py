@@ -31,6 +31,7 @@ REMOVED = {
     "api_keys": 1,
     "items": 3,
     "usage_counters": 3,
+    "credit_holds": 3,
     "conversations": 2,
     "conversations_left": 2,
     "conversations_unsigned": 2,
@@ -60,6 +61,7 @@ async def make_estate(user: StoredUser, friend: StoredUser) -> None:
         for _ in range(3):
             await _insert("items", owner_id=person.id, title="Milk", created_at=utc_now())
             await _insert("usage_counters", user_id=person.id, day=utc_now(), messages=1)
+            await _insert("credit_holds", user_id=person.id, amount=1, expires_at=utc_now() + timedelta(days=1))
             await _insert("one_time_tokens", user_id=person.id, purpose="verify")
     for _ in range(2):
         alone = await make_conversation(user)
@@ -136,7 +138,7 @@ class TestPurge:
 
         assert before == {
             *("deleted_users", "sessions", "one_time_tokens", "api_keys", "items", "usage_counters"),
-            *("conversations", "messages"),
+            *("conversations", "messages", "credit_holds"),
         }
         assert outcome == Round(purged=1, interrupted=0)
         assert await places_of(user, database) == set()

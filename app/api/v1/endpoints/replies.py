@@ -1,6 +1,7 @@
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from app.api.deps import ConversationsWriter, Id
 from app.api.hang_up import HangUpError, unless_gone
@@ -13,7 +14,7 @@ router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/reply", tags=
 _HUNG_UP: Final = 499  # for the log: nobody is there to read it
 
 
-@router.post("", response_class=ReplyResponse, responses=EVENTS)
+@router.post("", response_class=StreamingResponse, responses=EVENTS)
 async def reply(request: Request, conversation_id: Id, writer: ConversationsWriter) -> Response:
     """Ask the assistant for the next message. It comes as Server-Sent Events, and is stored once it is whole.
 
