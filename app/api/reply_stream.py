@@ -23,7 +23,11 @@ EVENTS: Final[dict[int | str, dict[str, Any]]] = {
         "description": "Events: `delta` `{content}` as the words come, then `message`, the stored message; or `error`, "
         "a problem, and nothing is stored",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
+    },
+    503: {
+        "description": "The assistant does not answer, or there is none; or the database does not answer",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    },
 }
 
 _log = get_logger(__name__)

@@ -73,7 +73,7 @@ async def _read(answer: Answer, turns: Sequence[Turn]) -> AsyncGenerator[str | W
                 content += added
                 yield added
             if len(content) > _MAX_CHARACTERS:
-                raise ExternalApiError("the reply is too long")
+                raise ExternalApiError("the reply is too long", is_failure=False)
             if reply.is_done:
                 break
         if not reply.is_whole:

@@ -80,9 +80,8 @@ async def reply(order: Order) -> Parts:
     However it ends before that, nothing is stored, and what was held is given back. Once the assistant has ended, the
     message is stored also for a caller who does not wait for that.
     """
-    is_paid = False
+    whole: Whole | None = None
     try:
-        whole: Whole | None = None
         async with aclosing(assistant_provider.reply_to(order.turns)) as parts:
             async for part in parts:
                 if isinstance(part, Whole):
@@ -90,24 +89,32 @@ async def reply(order: Order) -> Parts:
                 else:
                     yield Delta(part)
         assert whole is not None  # noqa: S101 - it ends so, or by an error
-        message = await background.to_the_end(_settle(order, whole), name="store_reply")
-        is_paid = True
-        yield Stored(messages_of([message], {})[0])
-    finally:
-        if order.held is not None and not is_paid:
-            background.start(_give_back(order.held), name="give_back_credits")
+    except BaseException:  # a hang-up too
+        _give_back(order)
+        raise
+    message = await background.to_the_end(_settle(order, whole), name="store_reply")
+    yield Stored(messages_of([message], {})[0])
 
 
-async def _give_back(held: CreditHold) -> None:
+def _give_back(order: Order) -> None:
+    if order.held is not None:
+        background.start(_give_back_hold(order.held), name="give_back_credits")
+
+
+async def _give_back_hold(held: CreditHold) -> None:
     """By a job later when that fails."""
     await credit_service.give_back(held.id)
 
 
 async def _settle(order: Order, whole: Whole) -> Raw:
-    day = None
-    if order.by.user_id is not None:
-        day = await crud_usage.open_day(order.by.user_id, utc_now())
-    return await _store(order, whole, day=day)
+    """To its end, whoever waits for it."""
+    try:
+        by = order.by.user_id
+        day = None if by is None else await crud_usage.open_day(by, utc_now())
+        return await _store(order, whole, day=day)
+    except Exception:
+        _give_back(order)
+        raise
 
 
 @transactional

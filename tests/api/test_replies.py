@@ -12,9 +12,11 @@ from bson import ObjectId
 from httpx import AsyncClient, Response
 
 from app.api import reply_stream
+from app.core import background
 from app.core.clock import utc_now
 from app.core.config import Settings
 from app.core.scopes import Role
+from app.crud import crud_message
 from app.main import create_app
 from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation
@@ -687,6 +689,39 @@ class TestCallerWhoHangsUp:
             async with asyncio.timeout(5):
                 await exchange.gone.wait()
             await assert_nothing_came_of_it(chat)
+
+    async def test_while_it_is_stored_finds_it_stored_and_paid(
+        self, serve_live: Live, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add, is_storing, let_go = crud_message.add, asyncio.Event(), asyncio.Event()
+
+        async def add_slowly(**fields: Any) -> Any:
+            is_storing.set()
+            await let_go.wait()
+            return await add(**fields)
+
+        stream, has_ended = reply_stream.ReplyResponse.__call__, asyncio.Event()
+
+        async def stream_noting(*args: Any) -> None:
+            try:
+                await stream(*args)
+            finally:
+                has_ended.set()
+
+        monkeypatch.setattr(crud_message, "add", add_slowly)
+        monkeypatch.setattr(reply_stream.ReplyResponse, "__call__", stream_noting)
+        async with serve_live() as client:
+            chat = await make_chat()
+            async with client.stream("POST", chat.path, headers=chat.ada.headers):
+                await is_storing.wait()
+            await asyncio.wait_for(has_ended.wait(), 5)
+            assert await replies_in(chat.conversation) == []
+            let_go.set()
+            await background.drain()
+
+            assert [reply.content for reply in await replies_in(chat.conversation)] == ["Hello Ada"]
+            assert await credits_of(chat.ada) == 99
+            assert await CreditHold.count() == 0
 
     async def test_but_reads_nothing_slows_the_assistant_down(
         self, serve_live: Live, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
