@@ -31,7 +31,7 @@ from app.core.shared_rate_limit import SharedRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
-from app.services import event_hub, key_usage_service, refusal_service
+from app.services import event_hub, external_api, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
@@ -114,6 +114,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     use_settings(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(settings))
+        await stack.enter_async_context(external_api.opened())
         await _connect_rate_limiter(app.state.rate_limiter, stack)
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")

@@ -40,6 +40,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.InvalidContentError: HTTPStatus.UNPROCESSABLE_ENTITY,
     exceptions.LimitReachedError: HTTPStatus.TOO_MANY_REQUESTS,
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.ProviderUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
@@ -136,6 +137,14 @@ def render_unexpected(path: str, error: Exception) -> Response:
     )
 
 
+def render_any(path: str, error: Exception) -> Response:
+    """The same answer for an error that no handler gets to see: half of the real answer is out."""
+    if isinstance(error, AppError):
+        current_context().log |= {"code": error.code, **error.context}
+        return render_error(path, error)
+    return _render_database_error(path, error)
+
+
 def status_of(error: AppError) -> HTTPStatus:
     """The status of the nearest ancestor that has one."""
     return next(STATUS_OF_KIND[kind] for kind in type(error).__mro__ if kind in STATUS_OF_KIND)
@@ -150,8 +159,8 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.context["needed"]}"'}
     if isinstance(error, exceptions.PayloadTooLargeError):
         return _CLOSE
-    if isinstance(error, exceptions.LimitReachedError) and error.retry_after is not None:
-        return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, exceptions.LimitReachedError | exceptions.ProviderUnavailableError):
+        return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if isinstance(error, exceptions.DatabaseUnavailableError):
         return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
     return {}
@@ -219,7 +228,11 @@ def _methods_at(request: Request) -> set[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    return _render_database_error(request.url.path, error)
+
+
+def _render_database_error(path: str, error: Exception) -> Response:
     if isinstance(error, ConnectionFailure | WaitQueueTimeoutError | ExecutionTimeout | WTimeoutError):
         _log.warning("database_unavailable", error=type(error).__name__)
-        return render_error(request.url.path, exceptions.DatabaseUnavailableError())
-    return render_unexpected(request.url.path, error)
+        return render_error(path, exceptions.DatabaseUnavailableError())
+    return render_unexpected(path, error)

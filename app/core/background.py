@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Coroutine
 from contextvars import Context
+from typing import Any, TypeVar
 
 from app.core.logging_config import get_logger
 
-_tasks: set[asyncio.Task[None]] = set()
+T = TypeVar("T")
+
+_tasks: set[asyncio.Task[Any]] = set()
 _log = get_logger(__name__)
 
 
@@ -15,6 +18,14 @@ def start(work: Coroutine[None, None, None], *, name: str) -> None:
     task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
     _tasks.add(task)
     task.add_done_callback(_finish)
+
+
+async def to_the_end(work: Coroutine[None, None, T], *, name: str) -> T:
+    """The result of work that goes on to its end, also when whoever waits for it is cancelled."""
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return await asyncio.shield(task)
 
 
 async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what is late is cancelled, not raised

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.core import encryption, signing
 from app.core.development_secret import development_secret
 from app.core.keyring import Keyring
-from app.core.network import parse_network
+from app.core.network import is_base_url, parse_network
 from app.core.production import faults_in_production
 from app.core.rate_limit import is_rate
 from app.core.scopes import Role
@@ -132,6 +132,26 @@ class Settings(BaseSettings):
         None, description="Page of your own that the link of a verification mail opens; `?token=` is added"
     )
 
+    assistant_base_url: str | None = Field(
+        None, description="Whatever speaks the chat-completions protocol, such as http://localhost:11434/v1"
+    )
+    assistant_api_key: SecretStr | None = Field(
+        None, description="Sent there as a bearer token; production: by TLS only"
+    )
+    assistant_model: str | None = Field(None, max_length=200, description="The model that is asked for")
+    assistant_system_prompt: str | None = Field(
+        None, max_length=32_000, description="Instructions before every history"
+    )
+    assistant_history: int = Field(50, ge=1, le=500, description="How many of the latest messages it reads")
+    assistant_max_tokens: int = Field(2048, ge=1, le=1_000_000, description="Most tokens of a reply")
+    assistant_max_tokens_field: str = Field(
+        "max_tokens", pattern="^max(_completion)?_tokens$", description="max_tokens or max_completion_tokens"
+    )
+    assistant_idle_seconds: float = Field(60, gt=0, le=600, description="Longest silence of it")
+    assistant_timeout_seconds: float = Field(300, gt=0, le=3600, description="Longest a reply may take")
+    assistant_redirects: int = Field(0, ge=0, le=5, description="How many redirects (307, 308) of it are followed")
+    assistant_private_redirects: bool = Field(False, description="Redirects may lead to private addresses elsewhere")
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="JSON list of origins whose pages may call"
     )
@@ -199,6 +219,13 @@ class Settings(BaseSettings):
     def _is_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             SmtpServer.parse(value.get_secret_value())
+        return value
+
+    @field_validator("assistant_base_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not is_base_url(value):
+            raise ValueError("must be http(s)://host/path, without a user, a query or a fragment")
         return value
 
     @field_validator("public_url")

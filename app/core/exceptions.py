@@ -218,6 +218,11 @@ class CreditsExhaustedError(LimitReachedError):
     message = "There are not enough credits left."
 
 
+class RepliesUnderWayError(LimitReachedError):
+    code = "rate_limited"
+    message = "As many replies as you may have at once are under way. Ask again when one of them has come."
+
+
 class QuotaExceededError(LimitReachedError):
     code = "quota_exceeded"
     message = "The plan, or the quota of the key, allows no more."
@@ -238,3 +243,14 @@ class MailRefusedError(AppError):
 class DatabaseUnavailableError(AppError):
     code = "database_unavailable"
     message = "The database does not answer. Try again shortly."
+
+
+class ProviderUnavailableError(AppError):
+    """A service elsewhere that this needs. `retry_after` is in whole seconds; none when waiting does not help."""
+
+    code = "provider_unavailable"
+    message = "The assistant does not answer. Try again shortly."
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None, **context: object) -> None:
+        super().__init__(message, **context)
+        self.retry_after = retry_after

@@ -4,7 +4,13 @@ from typing import Final
 
 from apscheduler.triggers.interval import IntervalTrigger
 
-from app.services import audit_chain_service, key_expiry_service, message_log_service, purge_service
+from app.services import (
+    audit_chain_service,
+    credit_service,
+    key_expiry_service,
+    message_log_service,
+    purge_service,
+)
 from app.services.job_service import JobType
 
 JOBS: Final = (
@@ -49,5 +55,12 @@ JOBS: Final = (
         "every hour",
         IntervalTrigger(hours=1),
         message_log_service.prune,
+    ),
+    JobType(
+        "return_credits",
+        "Give back credits that replies held when their process died.",
+        "every minute",
+        IntervalTrigger(minutes=1),
+        credit_service.give_back_expired,
     ),
 )

@@ -1,6 +1,6 @@
 """Asks for everything in the table of permissions as everybody in it, with a body that would be accepted."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from string import Formatter
 from typing import Any, Final
@@ -19,7 +19,10 @@ from app.models.conversation import Conversation
 from app.models.enums import TokenPurpose
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
+from app.models.user import User
 from tests.api.signing_in import Phone, enrol, prepare
+from tests.assistant_server import open_assistant
+from tests.conftest import Serve
 from tests.factories import (
     PASSWORD,
     SignedInUser,
@@ -172,7 +175,9 @@ async def item_id(scene: Scene) -> ObjectId:
 
 @place
 async def conversation_id(scene: Scene) -> ObjectId:
-    return (await scene.conversation()).id
+    conversation = await scene.conversation()
+    await make_messages(conversation, by=scene.owner)
+    return conversation.id
 
 
 @place
@@ -253,10 +258,23 @@ async def read_mark(scene: Scene) -> Body:
     return {"message_id": str(await PLACES["message_id"](scene)), **reader}
 
 
+@body("POST /api/v1/conversations/{conversation_id}/reply")
+async def question(scene: Scene) -> Body:
+    await User.get_pymongo_collection().update_one({"_id": scene.owner.id}, {"$set": {"credits": 100}})
+    return {}
+
+
 @body("POST /bootstrap")
 async def nothing(_: Scene) -> Body:
     await Installation.find_all().delete()
     return {}
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[AsyncClient]:
+    """The application with an assistant."""
+    async with open_assistant() as assistant, serve(**assistant.settings) as client:
+        yield client
 
 
 async def answer(row: Row, caller: str, client: AsyncClient) -> int:

@@ -72,6 +72,7 @@ class TestEnsureIndexes:
                     "is_completed, created_at-, _id-",
                 },
             ),
+            ("credit_holds", {"user_id, _id", "expires_at"}),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
             (
                 "message_logs",
