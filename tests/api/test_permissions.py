@@ -19,6 +19,7 @@ from app.models.enums import TokenPurpose
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
 from app.models.user import User
+from tests import factories
 from tests.api.signing_in import Phone, enrol, prepare
 from tests.assistant_server import open_assistant
 from tests.conftest import Serve
@@ -29,7 +30,6 @@ from tests.factories import (
     make_api_key,
     make_conversation,
     make_item,
-    make_messages,
     make_user,
     sign_in,
 )
@@ -165,7 +165,7 @@ async def item_id(scene: Scene) -> ObjectId:
 @place
 async def conversation_id(scene: Scene) -> ObjectId:
     conversation = await make_conversation(scene.owner)
-    await make_messages(conversation, by=scene.owner)
+    await factories.make_messages(conversation, by=scene.owner)
     return conversation.id
 
 
