@@ -336,7 +336,7 @@ class TestProduction:
             {"assistant_api_key": "sk-1"},
         ],
     )
-    def test_accepts_an_assistant_that_is_told_no_secret_in_clear(self, assistant: dict[str, str]) -> None:
+    def test_accepts_an_assistant_that_is_told_no_secret_in_clear(self, assistant: dict[str, Any]) -> None:
         assert Settings(_env_file=None, **SAFE, **assistant).assistant_history == 50
 
     def test_accepts_the_bounds(self) -> None:
