@@ -20,6 +20,7 @@ from app.models.enums import TokenPurpose
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
 from app.models.user import User
+from tests import factories
 from tests.api.signing_in import Phone, enrol, prepare
 from tests.assistant_server import open_assistant
 from tests.conftest import Serve
@@ -30,7 +31,6 @@ from tests.factories import (
     make_api_key,
     make_conversation,
     make_item,
-    make_messages,
     make_user,
     sign_in,
 )
@@ -176,13 +176,13 @@ async def item_id(scene: Scene) -> ObjectId:
 @place
 async def conversation_id(scene: Scene) -> ObjectId:
     conversation = await scene.conversation()
-    await make_messages(conversation, by=scene.owner)
+    await factories.make_messages(conversation, by=scene.owner)
     return conversation.id
 
 
 @place
 async def message_id(scene: Scene) -> ObjectId:
-    [message] = await make_messages(await scene.conversation(), by=scene.owner)
+    [message] = await factories.make_messages(await scene.conversation(), by=scene.owner)
     return message.id
 
 

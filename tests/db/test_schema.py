@@ -72,7 +72,6 @@ class TestEnsureIndexes:
                     "is_completed, created_at-, _id-",
                 },
             ),
-            ("credit_holds", {"user_id, _id", "expires_at"}),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
             (
                 "message_logs",
@@ -83,6 +82,7 @@ class TestEnsureIndexes:
                     "model, timestamp-, _id-",
                 },
             ),
+            ("credit_holds", {"user_id, _id", "expires_at"}),
             ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",
