@@ -59,7 +59,7 @@ class EventHub:
 
     def __init__(self) -> None:
         self._channels: dict[ObjectId, _Channel] = {}
-        self._of_caller: Counter[str] = Counter()
+        self._of_holder: Counter[ObjectId | None] = Counter()
         self._watch = event_guard.Watch()
         self._opened = asyncio.Event()
         self._feed: asyncio.Task[None] | None = None
@@ -83,14 +83,14 @@ class EventHub:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def count(self, rate_key: str) -> int:
-        """How many streams a caller has."""
-        return self._of_caller[rate_key]
+    def count(self, holder_id: ObjectId | None) -> int:
+        """How many streams an account has, or a key of a service."""
+        return self._of_holder[holder_id]
 
     async def join(self, subscription: Subscription) -> None:
         """Hear of all that happens from now on. `leave` belongs to every `join`, also to one that fails."""
         self._channel_of(subscription.conversation_id).subscriptions.add(subscription)
-        self._of_caller[subscription.by.rate_key] += 1
+        self._of_holder[subscription.holder_id] += 1
         self._watch.add(subscription)
         self._used_at = time.monotonic()
         if self._is_closing:
@@ -115,10 +115,9 @@ class EventHub:
             del self._channels[subscription.conversation_id]
         self._watch.remove(subscription)
         self._used_at = time.monotonic()
-        rate_key = subscription.by.rate_key
-        self._of_caller[rate_key] -= 1
-        if not self._of_caller[rate_key]:
-            del self._of_caller[rate_key]
+        self._of_holder[subscription.holder_id] -= 1
+        if not self._of_holder[subscription.holder_id]:
+            del self._of_holder[subscription.holder_id]
 
     def listen(self, subscription: Subscription, place: Place) -> int:
         """From now on put what happens into the subscription of a client that knows everything up to that place.
@@ -158,12 +157,16 @@ class EventHub:
                 async for batch in feed:
                     await self._pass_on(batch)
                     if not self._channels and time.monotonic() - self._used_at > _LINGER_SECONDS:
-                        break
+                        self._feed = None
+                        return
         except FeedLostError:
             _log.warning("event_feed_lost", streams=len(self._subscriptions()))
+        except Exception as error:  # noqa: BLE001 - whoever comes next begins another
+            _log.error("event_feed_failed", exc_info=error)
         finally:
-            self._feed = None
-            self._end(self._subscriptions())
+            if self._feed is asyncio.current_task():
+                self._feed = None
+                self._end(self._subscriptions())
 
     async def _pass_on(self, batch: Sequence[Inserted]) -> None:
         heard = []

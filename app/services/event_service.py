@@ -8,6 +8,7 @@ from bson import ObjectId
 
 from app.core.context import current_context
 from app.core.exceptions import ForbiddenError, InvalidRequestError, NotFoundError, TooManyStreamsError
+from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.core.scopes import Scope
 from app.crud import crud_conversation, crud_conversation_event, crud_event_log
@@ -22,6 +23,8 @@ _STREAMS_OF_AN_ACCOUNT: Final = 100
 _STREAMS_OF_A_SERVICE: Final = 5000
 _TYPING_EVERY_SECONDS: Final = 2.0
 _MOST_TYPING: Final = 10_000
+
+_log = get_logger(__name__)
 
 _typed_at: dict[tuple[ObjectId, ObjectId], float] = {}
 
@@ -40,10 +43,10 @@ class Following(NamedTuple):
 
 async def follow(conversation_id: ObjectId, last_event_id: str | None, *, by: Principal) -> Following:
     """Follow a conversation from now on, or from behind that event. Whoever gets it must `leave`."""
-    hub = get_hub()
-    if hub.count(by.rate_key) >= (_STREAMS_OF_A_SERVICE if by.user_id is None else _STREAMS_OF_AN_ACCOUNT):
+    hub, subscription = get_hub(), Subscription(conversation_id, by=by, ip=current_context().client_ip)
+    most = _STREAMS_OF_A_SERVICE if by.user_id is None else _STREAMS_OF_AN_ACCOUNT
+    if hub.count(subscription.holder_id) >= most:
         raise TooManyStreamsError
-    subscription = Subscription(conversation_id, by=by, ip=current_context().client_ip)
     try:
         # First listen, then look where the conversation is: so nothing falls in between.
         await hub.join(subscription)
@@ -86,9 +89,14 @@ async def _missed(following: Following, place: Place, until: int) -> AsyncIterat
     hub, subscription, _, head = following
     is_last, has_gap = place.version >= until, False
     while not (is_last or subscription.is_over):
-        async with hub.readers:
-            entries, is_last = await crud_event_log.page(subscription.conversation_id, after=place, until=until)
-            made = await event_frames.frames_of(entries)
+        try:
+            async with hub.readers:
+                entries, is_last = await crud_event_log.page(subscription.conversation_id, after=place, until=until)
+                made = await event_frames.frames_of(entries)
+        except Exception as error:  # noqa: BLE001 - the answer is under way: what can't be read now is resumed
+            _log.warning("event_stream_broken", exc_info=error)
+            subscription.end()
+            return
         for entry, frame in zip(entries, made, strict=True):
             if entry.version != place.version + 1 and not has_gap:
                 has_gap = True

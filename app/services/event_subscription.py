@@ -39,6 +39,11 @@ class Subscription:
         self._bytes = self._known = 0
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def holder_id(self) -> ObjectId | None:
+        """Whose stream it is: an account's, whichever of its credentials was shown, or that of a service's key."""
+        return self.by.user_id or self.by.credential_id
+
     def listen(self, version: int) -> None:
         """Want what happens after that version."""
         self.is_listening, self._known = True, version

@@ -10,6 +10,7 @@ import pytest
 from bson import ObjectId
 from httpx import AsyncClient
 from pymongo import MongoClient, ReturnDocument
+from pymongo.errors import ConnectionFailure
 
 from app.core.clock import utc_now
 from app.core.principal import Principal
@@ -187,7 +188,7 @@ class TestStream:
             await stream.next()
             assert len(hub._subscriptions()) == 1
 
-        assert (hub._channels, hub._of_caller, hub._watch._of_tag) == ({}, {}, {})
+        assert (hub._channels, hub._of_holder, hub._watch._of_tag) == ({}, {}, {})
 
     async def test_ends_with_the_application(self, serve: Serve) -> None:
         async with AsyncExitStack() as stack:
@@ -547,6 +548,35 @@ class TestEnd:
                 assert [event.type for event in await stream.rest()] == ["ready"]
 
 
+class TestFailure:
+    """What can't be read now ends the stream, in order, and is resumed."""
+
+    async def test_to_make_an_event(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        async with opened(client, tea.id, ada.headers) as stream:
+            await stream.next()
+            with monkeypatch.context() as broken:
+                broken.setattr(event_frames, "frames_of", self._fail)
+                await say(client, tea, ada)
+                assert await stream.rest() == []
+
+        async with opened(client, tea.id, ada.headers, last_event_id="1-0") as again:
+            assert ids(await again.take(2)) == ["1-0", "2-1"]
+
+    async def test_to_read_what_was_missed(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        await say(client, tea, ada)
+        monkeypatch.setattr(crud_event_log, "page", self._fail)
+        async with opened(client, tea.id, ada.headers, last_event_id="1-0") as stream:
+            assert ids(await stream.rest()) == ["1-0"]
+
+    @staticmethod
+    async def _fail(*_: Any, **__: Any) -> Any:
+        raise ConnectionFailure
+
+
 class TestRight:
     async def test_is_that_of_participants(self, client: AsyncClient) -> None:
         ada, eve = await make_signed_in(), await make_signed_in()
@@ -575,7 +605,7 @@ class TestLimit:
         ada, ben = await make_signed_in(), await make_signed_in()
         tea = await make_conversation(ada, ben)
         async with opened(client, tea.id, ada.headers) as first:
-            async with opened(client, tea.id, (await sign_in(ada)).headers):
+            async with opened(client, tea.id, (await make_api_key("read", owner=ada)).headers):
                 refused = await client.get(f"{BASE}/{tea.id}/events", headers=ada.headers)
                 async with opened(client, tea.id, ben.headers) as of_another:
                     assert of_another.status == 200

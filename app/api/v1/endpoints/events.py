@@ -10,7 +10,9 @@ from app.services import event_service
 
 router = APIRouter(prefix="/api/v1/conversations", tags=["conversations"])
 
-LastEventId = Annotated[str | None, Header(description="The id of the last event that you have: go on behind it")]
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="The id of the last event that you have: go on behind it")
+]
 LastEventIdInQuery = Annotated[
     str | None, Query(alias="last_event_id", description="The same, where no header can be set")
 ]
