@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request, Response
 from pymongo.errors import PyMongoError
@@ -27,6 +28,7 @@ PARAMETER: Final[Mapping[str, Any]] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 _KEY: Final = re.compile(r"[!-~]{1,255}")
+_FORM: Final = "application/x-www-form-urlencoded"
 _ATTEMPT: Final = "octopus.idempotency"
 
 _log = get_logger(__name__)
@@ -45,7 +47,7 @@ async def begin(request: Request, caller: Principal) -> None:
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
         raise InvalidRequestError("Idempotency-Key must be one header of 1 to 255 visible ASCII characters.")
     place = f"{request.method} {request.scope['path']}?{request.url.query}\n"
-    begun = await idempotency_service.begin(_name(caller), keys[0], place.encode() + await request.body())
+    begun = await idempotency_service.begin(_name(caller), keys[0], place.encode() + await _content(request))
     if isinstance(begun, Answer):
         raise _Replayed(begun)
     request.scope[_ATTEMPT] = begun
@@ -113,6 +115,13 @@ def _name(caller: Principal) -> str:
     if caller.kind is PrincipalKind.ANONYMOUS:
         return f"anonymous:{current_context().client_ip}"
     return caller.rate_key
+
+
+async def _content(request: Request) -> bytes:
+    """The body; of a form its fields, since it has been read as such already."""
+    if request.headers.get("content-type", "").startswith(_FORM):
+        return urlencode([(name, str(value)) for name, value in (await request.form()).multi_items()]).encode()
+    return await request.body()
 
 
 def _has_key(scope: Scope) -> bool:

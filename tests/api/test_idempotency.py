@@ -89,6 +89,17 @@ class TestRepetition:
         assert (first.status_code, again.status_code, again.content) == (204, 204, b"")
         assert again.headers["idempotent-replayed"] == "true"
 
+    async def test_of_a_form_is_known_by_its_fields(self, client: AsyncClient) -> None:
+        key, service = await make_api_key("read"), await make_api_key("admin")
+        url, headers = "/api/v1/auth/introspect", {**service.headers, "Idempotency-Key": "key-1"}
+
+        first, again, other = [
+            await client.post(url, data={"token": token}, headers=headers) for token in (key.text, key.text, "other")
+        ]
+
+        assert (first.json()["active"], again.headers["idempotent-replayed"]) == (True, "true")
+        assert verdict(other) == (422, "idempotency_key_reused")
+
     async def test_draws_nothing_on_the_quota_of_a_key(self, client: AsyncClient, ada: SignedInUser) -> None:
         key = await make_api_key("write", owner=ada, quota={"limit": 1, "period": "day"})
         await post(client, key.headers)
