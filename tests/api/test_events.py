@@ -613,6 +613,32 @@ class TestSlowClient:
 
         assert len(await subscription.take()) == 1
 
+    async def test_that_was_cut_off_stays_cut_off(self) -> None:
+        subscription = Subscription(ObjectId(), by=Principal.system("test"), ip=None)
+        subscription.listen(1)
+        subscription.end()
+
+        subscription.beat(event_subscription.Event(b": heartbeat\n\n"))
+
+        assert subscription.is_over
+        assert await subscription.take() == []
+
+    @pytest.mark.usefixtures("client")
+    async def test_that_was_removed_hears_nothing_behind_that(self) -> None:
+        ada, tea = ObjectId(), ObjectId()
+        by = Principal.of_user(ada, name=None, role=Role.USER, session_id=ObjectId())
+        subscription = Subscription(tea, by=by, ip=None)
+        subscription.listen(1)
+        removal = crud_event_log.Entry(tea, 2, None, "participant.removed", {"user_id": ada})
+        subscription.put(event_subscription.Event(b"removed", removal))
+        taken = await subscription.take()  # and the client is slow to receive it
+
+        subscription.beat(event_subscription.Event(b": heartbeat\n\n"))
+
+        later = crud_event_log.Entry(tea, 3, 1, "message.created", {})
+        assert not subscription.wants(event_subscription.Event(b"secret", later))
+        assert ([event.frame for event in taken], await subscription.take()) == ([b"removed"], [])
+
 
 class TestTyping:
     async def test_is_told_to_the_others(self, client: AsyncClient) -> None:
