@@ -13,7 +13,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
 
 from app.core import background
 from app.core.context import current_context
@@ -116,10 +116,17 @@ async def find_batch(
     return await found.sort(sort).to_list() if sort else await found.to_list()
 
 
-async def aggregate(collection: str, pipeline: list[Raw]) -> list[Raw]:
-    """Everything that a pipeline gives, which must be bounded; times naive in UTC."""
+async def aggregate(collection: str, pipeline: list[Raw], *, seconds: float | None) -> list[Raw] | None:
+    """Everything that a pipeline gives, which must be bounded; times naive in UTC.
+
+    None when the server takes longer than so many seconds over it.
+    """
     found = get_database().get_collection(collection, codec_options=NAIVE_UTC)
-    return await (await found.aggregate(pipeline)).to_list()
+    bound: Raw = {} if seconds is None else {"maxTimeMS": int(seconds * 1000)}
+    try:
+        return await (await found.aggregate(pipeline, **bound)).to_list()
+    except ExecutionTimeout:
+        return None
 
 
 async def find_below(
