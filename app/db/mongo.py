@@ -95,9 +95,17 @@ async def is_answering() -> bool:
 
 
 async def find_batch(
-    collection: str, where: Raw, *, fields: Raw | None = None, sort: Raw | None = None, limit: int
+    collection: str,
+    where: Raw,
+    *,
+    fields: Raw | None = None,
+    sort: Raw | None = None,
+    limit: int,
+    is_lasting: bool = False,
 ) -> list[Raw]:
     """At most `limit` raw documents, times naive in UTC, in one exchange with the server.
+
+    `is_lasting`: as the majority of the servers has them.
 
     Half the cost of the driver's cursor, which hot paths feel. More than the 16 MB of one answer is read
     by such a cursor after all.
@@ -107,6 +115,8 @@ async def find_batch(
         command["projection"] = fields
     if sort:
         command["sort"] = sort
+    if is_lasting:
+        command["readConcern"] = {"level": "majority"}
     cursor = (await get_database().command(command, codec_options=NAIVE_UTC))["cursor"]
     if cursor["id"] == 0:
         batch: list[Raw] = cursor["firstBatch"]

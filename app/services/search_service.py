@@ -72,8 +72,7 @@ class _Waves(Generic[T]):
 
 async def messages(conversation_id: ObjectId, query: MessageQuery, *, by: Principal) -> Page[Raw]:
     """The messages of a conversation that have every word of `query.q`, in the order of the conversation."""
-    visible_to = by.owner_filter(Scope.CONVERSATIONS_READ)
-    conversation = await crud_conversation.find(conversation_id, user_id=visible_to)
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_READ))
     if conversation is None:
         raise NotFoundError("There is no such conversation.")
     words, is_ascending = words_of(query.q or ""), query.order == "asc"
