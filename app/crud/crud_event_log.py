@@ -41,12 +41,25 @@ def entry_of(inserted: Inserted) -> Entry:
 
 
 async def require_head(conversation_id: ObjectId, *, user_id: ObjectId | None) -> Place:
-    """Where the conversation is now; `NotFoundError` when it has no such participant, where one is given."""
+    """Where the conversation is now; `NotFoundError` when it has no such participant, where one is given.
+
+    Without what a failover could take back: the versions that came instead would be taken for known.
+    """
     where: Raw = {"_id": conversation_id, **({} if user_id is None else {"participants.user_id": user_id})}
-    rows = await find_batch("conversations", where, fields={"last_seq": 1, "version": 1}, limit=1)
+    fields = {"last_seq": 1, "version": 1}
+    rows = await find_batch("conversations", where, fields=fields, limit=1, is_lasting=True)
     if not rows:
         raise NotFoundError("There is no such conversation.")
     return Place(rows[0]["last_seq"], rows[0]["version"])
+
+
+async def was_at(conversation_id: ObjectId, place: Place, *, head: Place) -> bool:
+    """Whether that is a place of its past: that message was the last one when the conversation had that version."""
+    if place.version >= head.version or place.seq > head.seq:
+        return False
+    where = {"conversation_id": conversation_id, "seq": {"$in": [place.seq, place.seq + 1]}}
+    rows = await find_batch("messages", where, fields={"seq": 1, "version": 1}, limit=2)
+    return all((row["seq"] <= place.seq) == (row["version"] <= place.version) for row in rows)
 
 
 async def page(conversation_id: ObjectId, *, after: Place, until: int) -> LogPage:

@@ -13,7 +13,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
 
 from app.core import background
 from app.core.context import current_context
@@ -95,9 +95,17 @@ async def is_answering() -> bool:
 
 
 async def find_batch(
-    collection: str, where: Raw, *, fields: Raw | None = None, sort: Raw | None = None, limit: int
+    collection: str,
+    where: Raw,
+    *,
+    fields: Raw | None = None,
+    sort: Raw | None = None,
+    limit: int,
+    is_lasting: bool = False,
 ) -> list[Raw]:
     """At most `limit` raw documents, times naive in UTC, in one exchange with the server.
+
+    `is_lasting`: as the majority of the servers has them.
 
     Half the cost of the driver's cursor, which hot paths feel. More than the 16 MB of one answer is read
     by such a cursor after all.
@@ -107,6 +115,8 @@ async def find_batch(
         command["projection"] = fields
     if sort:
         command["sort"] = sort
+    if is_lasting:
+        command["readConcern"] = {"level": "majority"}
     cursor = (await get_database().command(command, codec_options=NAIVE_UTC))["cursor"]
     if cursor["id"] == 0:
         batch: list[Raw] = cursor["firstBatch"]
@@ -116,10 +126,17 @@ async def find_batch(
     return await found.sort(sort).to_list() if sort else await found.to_list()
 
 
-async def aggregate(collection: str, pipeline: list[Raw]) -> list[Raw]:
-    """Everything that a pipeline gives, which must be bounded; times naive in UTC."""
+async def aggregate(collection: str, pipeline: list[Raw], *, seconds: float | None) -> list[Raw] | None:
+    """Everything that a pipeline gives, which must be bounded; times naive in UTC.
+
+    None when the server takes longer than so many seconds over it.
+    """
     found = get_database().get_collection(collection, codec_options=NAIVE_UTC)
-    return await (await found.aggregate(pipeline)).to_list()
+    bound: Raw = {} if seconds is None else {"maxTimeMS": int(seconds * 1000)}
+    try:
+        return await (await found.aggregate(pipeline, **bound)).to_list()
+    except ExecutionTimeout:
+        return None
 
 
 async def find_below(

@@ -10,6 +10,7 @@ from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.core.scopes import Scope
 from app.crud import crud_conversation
+from app.db.change_feed import end_if_cancelled
 from app.services import auth_service
 from app.services.event_subscription import Subscription
 
@@ -61,6 +62,7 @@ class Watch:
                 _log.warning("event_streams_not_checked", streams=len(suspects), exc_info=error)
                 self._suspects |= {each for each in suspects if not each.is_over}
                 self._has_suspects.set()
+                end_if_cancelled()
                 await asyncio.sleep(_RETRY_SECONDS)
 
 

@@ -1,7 +1,8 @@
 """Following a conversation: who may, from where on, and what they are sent."""
 
+import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
 from bson import ObjectId
@@ -17,7 +18,7 @@ from app.models.enums import ConversationEventType
 from app.schemas.conversation_event import numbered, opening, parse_event_id, reload_frame
 from app.services import event_frames
 from app.services.event_hub import EventHub, advanced, get_hub
-from app.services.event_subscription import Subscription
+from app.services.event_subscription import MAX_BYTES, Subscription
 
 _STREAMS_OF_AN_ACCOUNT: Final = 100
 _STREAMS_OF_A_SERVICE: Final = 5000
@@ -51,19 +52,21 @@ async def follow(conversation_id: ObjectId, last_event_id: str | None, *, by: Pr
         # First listen, then look where the conversation is: so nothing falls in between.
         await hub.join(subscription)
         head = await crud_event_log.require_head(conversation_id, user_id=subscription.participant_id)
-        return Following(hub, subscription, _place(last_event_id, head), head)
+        return Following(hub, subscription, await _place(conversation_id, last_event_id, head), head)
     except BaseException:
         hub.leave(subscription)
         raise
 
 
-def _place(last_event_id: str | None, head: Place) -> Place:
+async def _place(conversation_id: ObjectId, last_event_id: str | None, head: Place) -> Place:
     if not last_event_id:
         return head
     found = parse_event_id(last_event_id)
-    if found is None or found[0] > head.version or found[1] > head.seq:
-        raise InvalidRequestError("Last-Event-ID is not the id of an event of this conversation.")
-    return Place(version=found[0], seq=found[1])
+    if found is not None:
+        place = Place(version=found[0], seq=found[1])
+        if place == head or await crud_event_log.was_at(conversation_id, place, head=head):
+            return place
+    raise InvalidRequestError("Last-Event-ID is not the id of an event of this conversation.")
 
 
 async def frames(following: Following) -> AsyncIterator[bytes]:
@@ -97,6 +100,9 @@ async def _missed(following: Following, place: Place, until: int) -> AsyncIterat
             _log.warning("event_stream_broken", exc_info=error)
             subscription.end()
             return
+        some = _fitting(made)
+        is_last = is_last and some == len(made)
+        entries, made = entries[:some], made[:some]  # the rest is read again: what is kept for a client is bounded
         for entry, frame in zip(entries, made, strict=True):
             if entry.version != place.version + 1 and not has_gap:
                 has_gap = True
@@ -109,6 +115,12 @@ async def _missed(following: Following, place: Place, until: int) -> AsyncIterat
                 subscription.end()
     if place.version < until and not has_gap:
         yield reload_frame(subscription.conversation_id), place
+
+
+def _fitting(made: Sequence[bytes]) -> int:
+    """How many of these frames may wait for a client to take them, at least the first."""
+    sums = itertools.accumulate(map(len, made))
+    return max(1, sum(size <= MAX_BYTES for size in sums)) if made else 0
 
 
 async def tell_typing(conversation_id: ObjectId, *, by: Principal) -> None:

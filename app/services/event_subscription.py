@@ -72,8 +72,11 @@ class Subscription:
         return True
 
     def beat(self, heartbeat: Event) -> None:
-        """Show that the connection is alive, unless the client has not even taken what came before."""
-        if not self._events:
+        """Show that the connection is alive, unless the client has not even taken what came before.
+
+        What is over stays over, also while the request is still held up by its client.
+        """
+        if not (self._events or self.is_over):
             self.put(heartbeat)
 
     def end(self) -> None:

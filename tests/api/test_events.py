@@ -22,9 +22,10 @@ from app.models.conversation import Conversation
 from app.models.conversation_event import ConversationEvent
 from app.models.enums import ConversationEventType
 from app.models.message import Message
-from app.services import event_frames, event_hub, event_service, event_subscription, purge_service
+from app.services import auth_service, event_frames, event_hub, event_service, event_subscription, purge_service
 from app.services.event_hub import get_hub
 from app.services.event_subscription import Subscription
+from tests.commands import Commands
 from tests.conftest import Serve
 from tests.factories import (
     SignedInUser,
@@ -190,6 +191,37 @@ class TestStream:
 
         assert (hub._channels, hub._of_holder, hub._watch._of_tag) == ({}, {}, {})
 
+    async def test_ends_with_the_application_whatever_the_driver_makes_of_that(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        is_asked, has_swallowed = asyncio.Event(), asyncio.Event()
+
+        async def renewed(*_: Any, **__: Any) -> None:
+            is_asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                if has_swallowed.is_set():
+                    raise
+                has_swallowed.set()
+                raise ConnectionFailure("operation cancelled") from error
+
+        async with AsyncExitStack() as stack, serve() as client:
+            ada = await make_signed_in()
+            tea = await make_conversation(ada)
+            monkeypatch.setattr(auth_service, "renewed", renewed)
+            stream = await stack.enter_async_context(opened(client, tea.id, ada.headers))
+            get_hub()._watch.suspect(ada.id)
+            await is_asked.wait()
+            checker = next(task for task in asyncio.all_tasks() if task.get_name() == "event_guard")
+            checker.cancel()
+            await asyncio.wait([checker], timeout=5)
+            has_ended = checker.done()
+            checker.cancel()
+            await stream.next()
+
+        assert has_ended
+
     async def test_ends_with_the_application(self, serve: Serve) -> None:
         async with AsyncExitStack() as stack:
             async with serve() as client:
@@ -283,6 +315,53 @@ class TestResuming:
 
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
         assert get_hub()._channels == {}
+
+    @pytest.mark.parametrize("forged", ["4-0", "4-1", "1-1", "2-2", "5-2", "6-2"])
+    async def test_refuses_an_id_that_no_event_ever_had(self, client: AsyncClient, forged: str) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        await say(client, tea, ada)
+        await happen(tea, Kind.CONVERSATION_UPDATED)
+        await say(client, tea, ada)
+        await say(client, tea, ada)
+        async with opened(client, tea.id, ada.headers, last_event_id="3-1") as stream:
+            assert ids(await stream.take(3)) == ["3-1", "4-2", "5-3"]
+
+        async with opened(client, tea.id, ada.headers, last_event_id=forged) as refused:
+            assert refused.status == 400
+
+    async def test_keeps_little_of_large_messages_while_they_are_not_taken(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        for number in range(5):
+            await say(client, tea, ada, f"{number}" + "é" * 31_000)
+        kept = []
+        fitting = event_service._fitting
+
+        def seen(made: list[bytes]) -> int:
+            kept.append(sum(map(len, made[: fitting(made)])))
+            return fitting(made)
+
+        monkeypatch.setattr(event_service, "_fitting", seen)
+        async with opened(client, tea.id, ada.headers, last_event_id="1-0") as stream:
+            told = await stream.take(6)
+
+        assert ids(told) == ["1-0", "2-1", "3-2", "4-3", "5-4", "6-5"]
+        assert max(kept) <= 256 * 1024
+        assert len(kept) == 2
+
+    async def test_begins_where_no_failover_can_take_it_back(self, serve: Serve, commands: Commands) -> None:
+        async with serve():
+            ada = await make_signed_in()
+            tea = await make_conversation(ada)
+            commands.taken()
+            await crud_event_log.require_head(tea.id, user_id=ada.id)
+
+            [read] = commands.taken()
+
+        assert (read.name, read.shape["readConcern"]) == ("find", {"level": None})
 
     async def test_misses_nothing_that_is_written_meanwhile(self, client: AsyncClient) -> None:
         ada = await make_signed_in(limits={"daily_messages": None})
@@ -642,6 +721,32 @@ class TestSlowClient:
             subscription.beat(event_subscription.Event(b": heartbeat\n\n"))
 
         assert len(await subscription.take()) == 1
+
+    async def test_that_was_cut_off_stays_cut_off(self) -> None:
+        subscription = Subscription(ObjectId(), by=Principal.system("test"), ip=None)
+        subscription.listen(1)
+        subscription.end()
+
+        subscription.beat(event_subscription.Event(b": heartbeat\n\n"))
+
+        assert subscription.is_over
+        assert await subscription.take() == []
+
+    @pytest.mark.usefixtures("client")
+    async def test_that_was_removed_hears_nothing_behind_that(self) -> None:
+        ada, tea = ObjectId(), ObjectId()
+        by = Principal.of_user(ada, name=None, role=Role.USER, session_id=ObjectId())
+        subscription = Subscription(tea, by=by, ip=None)
+        subscription.listen(1)
+        removal = crud_event_log.Entry(tea, 2, None, "participant.removed", {"user_id": ada})
+        subscription.put(event_subscription.Event(b"removed", removal))
+        taken = await subscription.take()  # and the client is slow to receive it
+
+        subscription.beat(event_subscription.Event(b": heartbeat\n\n"))
+
+        later = crud_event_log.Entry(tea, 3, 1, "message.created", {})
+        assert not subscription.wants(event_subscription.Event(b"secret", later))
+        assert ([event.frame for event in taken], await subscription.take()) == ([b"removed"], [])
 
 
 class TestTyping:

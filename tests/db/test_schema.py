@@ -102,6 +102,8 @@ class TestEnsureIndexes:
                 {
                     "participants.user_id, last_activity_at-, _id-",
                     "last_activity_at-, _id-",
+                    "participants.user_id, archived, last_activity_at-, _id- partialFilterExpression",
+                    "archived, last_activity_at-, _id- partialFilterExpression",
                     "participants.user_id, _id",
                     "created_by",
                 },
@@ -117,7 +119,12 @@ class TestEnsureIndexes:
             ),
             (
                 "messages",
-                {"conversation_id, seq unique", "conversation_id, block, _fts, _ftsx", "user_id, conversation_id, seq"},
+                {
+                    "conversation_id, seq unique",
+                    "conversation_id, role, seq",
+                    "conversation_id, block, _fts, _ftsx",
+                    "user_id, conversation_id, seq",
+                },
             ),
             (
                 "audit_events",
