@@ -221,8 +221,8 @@ def _translated() -> Iterator[None]:
         raise ExternalApiError("too many calls are under way", retry_after=_SOON_SECONDS, is_failure=False) from error
     except AddressRefusedError as error:
         raise ExternalApiError("it redirects to an address that is not public", is_failure=False) from error
-    except (httpx.InvalidURL, UnicodeError) as error:  # the second by who looks up a name that can be none
-        raise ExternalApiError("it redirects to what is no URL", is_failure=False) from error
+    except (httpx.InvalidURL, ValueError) as error:  # the second by who takes a URL apart, or looks up a name
+        raise ExternalApiError("it leads to what is no address", is_failure=False) from error
     except TimeoutError as error:
         raise ExternalApiError(_TOO_LONG) from error
     except httpx.TransportError as error:
@@ -252,7 +252,7 @@ def _patience(response: httpx.Response) -> int | None:
         return min(int(text[:9]), _LONGEST_PATIENCE)
     try:
         seconds = (parsedate_to_datetime(text) - utc_now()).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return min(max(0, math.ceil(seconds)), _LONGEST_PATIENCE)
 

@@ -144,6 +144,7 @@ class TestFault:
             (429, {"retry_after": "soon"}, 5, False),
             (503, {"retry_after": "-1"}, 5, True),
             (503, {"retry_after": "Fri, 31 Dec 2100 23:59:59 GMT"}, 3600, True),
+            (503, {"retry_after": "Fri, 31 Dec 2100 23:59:59 +999999999999999999"}, 5, True),
             (500, {}, None, True),
             (302, {}, None, False),
         ],
@@ -394,6 +395,8 @@ class TestRedirects:
             "http://[::1%25lo]:1/",
             f"http://{'a' * 64}.example/",
             "http://a..b/",
+            "http:////]",
+            "http://xn--a/",
         ],
     )
     async def test_to_what_is_no_place_are_errors_like_others(
