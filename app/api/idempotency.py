@@ -54,7 +54,7 @@ async def begin(request: Request, caller: Principal) -> None:
         raise _Replayed(begun)
     request.scope[_ATTEMPT] = begun
     current_context().in_transaction = begun.mark
-    request.scope[_KEEPER] = asyncio.create_task(_keep_hold(begun))
+    request.scope[_KEEPER] = asyncio.create_task(_keep_hold(begun), name="hold_idempotency_key")
 
 
 def register_replays(app: FastAPI) -> None:

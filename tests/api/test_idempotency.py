@@ -380,6 +380,13 @@ class TestHolder:
 
         assert (await post(client, ada.headers)).status_code == 201
 
+    async def test_holds_nothing_any_more_once_it_has_answered(self, client: AsyncClient, ada: SignedInUser) -> None:
+        await post(client, ada.headers)
+        await post(client, ada.headers, "key-2", body={"title": ""})
+        await asyncio.sleep(0)
+
+        assert "hold_idempotency_key" not in {task.get_name() for task in asyncio.all_tasks()}
+
     async def test_that_died_is_succeeded_under_the_next_secret(self, serve: Serve) -> None:
         async with serve() as client:
             key = await make_api_key("write", owner=await make_signed_in())
