@@ -139,6 +139,7 @@ def render_unexpected(path: str, error: Exception) -> Response:
 
 def render_any(path: str, error: Exception) -> Response:
     """The same answer for an error that no handler gets to see: half of the real answer is out."""
+    current_context().has_broken_off = True
     if isinstance(error, AppError):
         current_context().log |= {"code": error.code, **error.context}
         return render_error(path, error)

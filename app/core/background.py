@@ -21,11 +21,18 @@ def start(work: Coroutine[None, None, None], *, name: str) -> None:
 
 
 async def to_the_end(work: Coroutine[None, None, T], *, name: str) -> T:
-    """The result of work that goes on to its end, also when whoever waits for it is cancelled."""
+    """The result of work that goes on to its end, also when whoever waits for it is cancelled.
+
+    What goes wrong then is logged.
+    """
     task = asyncio.get_running_loop().create_task(work, name=name)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
-    return await asyncio.shield(task)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_finish)  # nobody else will hear of it
+        raise
 
 
 async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what is late is cancelled, not raised
@@ -38,7 +45,7 @@ async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what 
             await asyncio.wait(late, timeout=1)
 
 
-def _finish(task: asyncio.Task[None]) -> None:
+def _finish(task: asyncio.Task[Any]) -> None:
     _tasks.discard(task)
     if not task.cancelled() and (error := task.exception()):
         _log.error("background_work_failed", work=task.get_name(), exc_info=error)

@@ -1,8 +1,9 @@
 """What is known of the request under way, for logs and audit events, wherever in the code they are written."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ class RequestContext:
     # Whoever the credential of the request belongs to, once that is known.
     principal: "Principal | None" = None
     has_recorded_failure: bool = False
-    # Called inside of each transaction of the request, at its end.
-    before_commit: Callable[[], Awaitable[None]] | None = None
+    # Called first inside of each transaction of the request.
+    in_transaction: Callable[[], Awaitable[None]] | None = None
+    # Whether an answer that had begun well has ended with an error.
+    has_broken_off: bool = False
     # The narrowest of the budgets that the request has spent; the answer tells of it whatever becomes of the request.
     budget: Budget | None = None
 
@@ -41,3 +44,13 @@ set_context = _current.set
 def current_context() -> RequestContext:
     """The request under way; outside one (in a script, a job) an empty context."""
     return _current.get()
+
+
+@contextmanager
+def provisionally() -> Iterator[None]:
+    """What is done meanwhile is undone when nothing comes of the request: it does not count as carried out for that."""
+    token = _current.set(replace(_current.get(), in_transaction=None))
+    try:
+        yield
+    finally:
+        _current.reset(token)

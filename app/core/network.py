@@ -13,6 +13,7 @@ _DOTS_OF_IPV4: Final = 3
 _CUSTOMER_PREFIX: Final = 64
 _MAPPED_PREFIX: Final = 96  # ::ffff:0:0/96 holds the IPv4 addresses
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_UNICAST: Final = IPv6Network("2000::/3")  # all that was ever given out; the rest has local and forgotten uses
 
 
 def parse_address(text: str) -> Address | None:
@@ -61,7 +62,9 @@ def is_public(text: str) -> bool:
     address = parse_address(text)
     if address is None or not address.is_global or address.is_multicast:
         return False
-    return isinstance(address, IPv4Address) or all(inner.is_global for inner in _carried(address))
+    if isinstance(address, IPv4Address):
+        return True
+    return (address in _UNICAST or address in _NAT64) and all(is_public(str(inner)) for inner in _carried(address))
 
 
 def _carried(address: IPv6Address) -> list[IPv4Address]:

@@ -54,7 +54,7 @@ class EventReader:
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(value) + 1  # the end of the line too: so many empty ones are long as well
         elif field == b"event":
             self._name = value
         if self._size > self._max_bytes:

@@ -255,9 +255,9 @@ async def _attempt(
     session: AsyncClientSession, work: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     async with await session.start_transaction(write_concern=_DURABLE):
+        if (in_transaction := current_context().in_transaction) is not None:
+            await in_transaction()
         result = await work(*args, **kwargs)
-        if (before_commit := current_context().before_commit) is not None:
-            await before_commit()
         while True:
             try:
                 await session.commit_transaction()

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from bson import ObjectId
 
 from app.core.clock import utc_now
+from app.core.context import provisionally
 from app.core.exceptions import CreditsExhaustedError, RepliesUnderWayError
 from app.core.turns import Turns
 from app.crud import crud_credit
@@ -37,7 +38,8 @@ def credits_for(tokens: int) -> int:
 async def hold(user_id: ObjectId, *, tokens: int, life: timedelta) -> CreditHold:
     """Take what so many tokens cost from the account until it is settled or given back, `life` later at the latest."""
     async with _turns.of(user_id):
-        return await _hold(user_id, credits_for(tokens), life)
+        with provisionally():
+            return await _hold(user_id, credits_for(tokens), life)
 
 
 @transactional

@@ -33,6 +33,7 @@ _MAY_COME_LATER: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVA
 # The redirects that repeat the request as it was. The others would make a GET of it.
 _REDIRECTS: Final = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
 _FOR_STRANGERS: Final = ("accept", "content-type")
+_TOO_LONG: Final = "it takes too long"
 
 
 class ExternalApiError(Exception):
@@ -85,6 +86,8 @@ class Answer:
                 yield chunk
 
     async def _next(self, parts: AsyncGenerator[bytes, None]) -> bytes | None:
+        if asyncio.get_running_loop().time() >= self._deadline:  # which has gone by with who takes the answer
+            raise ExternalApiError(_TOO_LONG, is_failure=False)
         with _translated():
             async with asyncio.timeout_at(self._deadline):
                 return await anext(parts, None)
@@ -218,10 +221,10 @@ def _translated() -> Iterator[None]:
         raise ExternalApiError("too many calls are under way", retry_after=_SOON_SECONDS, is_failure=False) from error
     except AddressRefusedError as error:
         raise ExternalApiError("it redirects to an address that is not public", is_failure=False) from error
-    except httpx.InvalidURL as error:
-        raise ExternalApiError("it redirects to what is no URL", is_failure=False) from error
+    except (httpx.InvalidURL, ValueError) as error:  # the second by who takes a URL apart, or looks up a name
+        raise ExternalApiError("it leads to what is no address", is_failure=False) from error
     except TimeoutError as error:
-        raise ExternalApiError("it takes too long") from error
+        raise ExternalApiError(_TOO_LONG) from error
     except httpx.TransportError as error:
         raise ExternalApiError(type(error).__name__) from error
 
@@ -249,7 +252,7 @@ def _patience(response: httpx.Response) -> int | None:
         return min(int(text[:9]), _LONGEST_PATIENCE)
     try:
         seconds = (parsedate_to_datetime(text) - utc_now()).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return min(max(0, math.ceil(seconds)), _LONGEST_PATIENCE)
 

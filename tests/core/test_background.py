@@ -48,6 +48,25 @@ class TestToTheEnd:
 
         assert done.is_set()
 
+    async def test_tells_of_a_failure_that_nobody_waits_for_any_more(self) -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def fail() -> None:
+            begun.set()
+            await gate.wait()
+            raise ValueError("kettle")
+
+        waiting = asyncio.create_task(background.to_the_end(fail(), name="tea"))
+        await begun.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        with capture_logs() as logs:
+            gate.set()
+            await background.drain()
+
+        (line,) = logs
+        assert (line["event"], line["work"], line["log_level"]) == ("background_work_failed", "tea", "error")
+
 
 class TestStart:
     async def test_goes_on_beside_the_caller(self) -> None:

@@ -30,7 +30,7 @@ class TestEvents:
     def test_are_none_without_data(self) -> None:
         assert read(b"event: ping\n\ndata: x\n\n", 100) == [("message", "x")]
 
-    @pytest.mark.parametrize("content", [b"x" * 101, b"data: 123456789\n" * 12])
+    @pytest.mark.parametrize("content", [b"x" * 101, b"data: 123456789\n" * 12, b"data\n" * 102])
     @pytest.mark.parametrize("size", [1, 7, 1000])
     def test_are_refused_when_one_is_too_long(self, content: bytes, size: int) -> None:
         with pytest.raises(ValueError, match="too long"):

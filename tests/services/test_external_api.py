@@ -144,6 +144,7 @@ class TestFault:
             (429, {"retry_after": "soon"}, 5, False),
             (503, {"retry_after": "-1"}, 5, True),
             (503, {"retry_after": "Fri, 31 Dec 2100 23:59:59 GMT"}, 3600, True),
+            (503, {"retry_after": "Fri, 31 Dec 2100 23:59:59 +999999999999999999"}, 5, True),
             (500, {}, None, True),
             (302, {}, None, False),
         ],
@@ -211,6 +212,24 @@ class TestFault:
 
         assert (str(error), error.is_failure) == ("it takes too long", True)
         await asyncio.wait_for(assistant.exchanges[0].gone.wait(), 5)
+
+    async def test_is_not_the_hosts_when_the_time_goes_by_with_whoever_takes_the_answer(
+        self, api: ExternalApi, assistant: Assistant
+    ) -> None:
+        """Else five callers who read slowly would keep the host from everybody."""
+        assistant.usually = Says("one")
+        is_over = asyncio.Event()
+
+        async def take_slowly() -> None:
+            async with api.stream(call_of(assistant, total_seconds=0.5)) as answer:
+                async for _ in answer.chunks():
+                    await is_over.wait()
+
+        asyncio.get_running_loop().call_later(0.6, is_over.set)
+        with pytest.raises(ExternalApiError) as caught:
+            await take_slowly()
+
+        assert (str(caught.value), caught.value.is_failure) == ("it takes too long", False)
 
     async def test_is_nobody_who_listens(self, api: ExternalApi, assistant: Assistant) -> None:
         error = await refusal(api, call_of(assistant, url=f"http://127.0.0.1:{closed_port()}/"))
@@ -367,7 +386,19 @@ class TestRedirects:
 
         assert (str(error), error.is_failure) == ("it redirects, and that is not followed", False)
 
-    @pytest.mark.parametrize("target", ["http://[", "http://a:99999999/", "\x7f", "http://[::1%25lo]:1/"])
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "http://[",
+            "http://a:99999999/",
+            "\x7f",
+            "http://[::1%25lo]:1/",
+            f"http://{'a' * 64}.example/",
+            "http://a..b/",
+            "http:////]",
+            "http://xn--a/",
+        ],
+    )
     async def test_to_what_is_no_place_are_errors_like_others(
         self, api: ExternalApi, assistant: Assistant, target: str
     ) -> None:
