@@ -19,6 +19,7 @@ from app.crud.crud_search import Block
 from app.models.message import BLOCK
 from app.schemas.page import ConversationQuery, MessageQuery
 
+_LEAST_SECONDS: Final = 0.01
 _SEARCH_SECONDS: Final = 0.15
 # How many blocks are looked at in one exchange with the database. The first are few: common words are found there.
 _FEW: Final = 4
@@ -78,10 +79,21 @@ async def messages(conversation_id: ObjectId, query: MessageQuery, *, by: Princi
     words, is_ascending = words_of(query.q or ""), query.order == "asc"
     listing = crud_search.listing(conversation_id, words, role=query.role, after=query.after, is_ascending=is_ascending)
     between = await _range(conversation, query, listing.position(query.cursor))
+    rows, reached = await _found(conversation_id, words, query, between)
+    if len(rows) > query.limit:
+        return listing.page(rows, query.limit)
+    return Page(rows, None if reached is None else listing.cursor_at([reached]))
+
+
+async def _found(
+    conversation_id: ObjectId, words: list[str], query: MessageQuery, between: _Range
+) -> tuple[list[Raw], int | None]:
+    """One more message than the page has, if there are so many; and how far was looked, when that is not all."""
     rows: list[Raw] = []
+    reached, is_ascending = None, query.order == "asc"
     ends_at = time.monotonic() + _SEARCH_SECONDS
     waves = _Waves(between.blocks(is_ascending=is_ascending), first=_FEW)
-    while blocks := waves.next:
+    while (blocks := waves.next) and len(rows) <= query.limit and (reached is None or time.monotonic() < ends_at):
         found = await crud_search.messages(
             [(conversation_id, block) for block in blocks],
             words,
@@ -89,19 +101,15 @@ async def messages(conversation_id: ObjectId, query: MessageQuery, *, by: Princi
             between=between,
             is_ascending=is_ascending,
             limit=query.limit + 1 - len(rows),
-            seconds=waves.seconds,
+            seconds=waves.seconds if reached is None else max(_LEAST_SECONDS, ends_at - time.monotonic()),
         )
-        if found is None:
+        if found is not None:
+            rows += found
+            waves.done()
+            reached = (blocks[-1] + 1) * BLOCK - 1 if is_ascending else blocks[-1] * BLOCK
+        elif reached is None:
             waves.too_slow()
-            continue
-        rows += found
-        waves.done()
-        if len(rows) > query.limit:
-            return listing.page(rows, query.limit)
-        end = (blocks[-1] + 1) * BLOCK - 1 if is_ascending else blocks[-1] * BLOCK
-        if waves.left and time.monotonic() > ends_at:
-            return Page(rows, listing.cursor_at([end]))
-    return Page(rows, None)
+    return rows, reached if waves.left else None
 
 
 async def conversations(query: ConversationQuery, *, user_id: ObjectId | None, reader_id: ObjectId | None) -> Page[Raw]:
