@@ -31,7 +31,7 @@ def main() -> None:
         if _run(command) != 0:
             sys.exit(f"{name}: failed")
         print(f"{name}: passed in {time.monotonic() - started:.1f} s", flush=True)
-    if _run(["pytest", "-n", WORKERS, "--cov", "--cov-report="]) != 0:
+    if _run(["pytest", "-n", WORKERS, "--dist", "worksteal", "--cov", "--cov-report="]) != 0:
         sys.exit("tests: failed")
     _require_coverage()
 

@@ -4,16 +4,20 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from beanie import init_beanie
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from pymongo import MongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.database import Database
 
 from app.core.config import Settings
 from app.db import change_feed, mongo
@@ -22,6 +26,7 @@ from app.main import create_app
 from app.models.audit_event import AuditEvent
 from tests.commands import Commands
 from tests.mailbox import Mailbox, open_mailbox
+from tests.measuring import measured
 
 SECRET = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9"
 ENCRYPTION_KEY = "7Vh1cX0rPq2dQm5T8sKjW3uYzLb6NfGa9HeRiOoUxCk="
@@ -37,8 +42,46 @@ PRODUCTION: dict[str, Any] = {
 # No limit is met by accident; the tests of limits set their own.
 AMPLE = "100000/minute"
 
+
+class SettingsOfTests(Settings):
+    """The settings, with nothing from the environment of whoever runs the tests."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 # An application that stops waits for the next word of the change feed. Here a thousand of them stop.
-change_feed.WORD_EVERY_MS = 10
+change_feed.WORD_EVERY_MS = 25
+
+_is_beanie_ready = False
+
+
+async def _bind_documents(database: AsyncDatabase[dict[str, Any]], **options: Any) -> None:
+    """What Beanie learns of the documents is the same for every application: a process learns it once."""
+    global _is_beanie_ready  # noqa: PLW0603 - as Beanie's own state
+    if not _is_beanie_ready:
+        await init_beanie(database, **options)
+        _is_beanie_ready = True
+    for model in options["document_models"]:
+        model.set_database(database)
+        model.set_collection(database[model.get_collection_name()])
+
+
+mongo.init_beanie = _bind_documents  # type: ignore[assignment, attr-defined]
+
+# Files of which a test takes many seconds.
+LONG = {
+    *("test_openapi_conformance.py", "test_adding_a_feature.py", "test_hostile_server.py", "test_server.py"),
+    *("test_purge.py", "test_errors.py", "test_embedded.py", "test_architecture.py"),
+}
 
 Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 
@@ -73,10 +116,31 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(TEST_HOME, ignore_errors=True)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each worker begin with its share of what takes long, so that nobody waits for that in the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.path.name in LONG]
+    others = [item for item in items if item.path.name not in LONG]
+    ends = [len(others) * at // workers for at in range(workers + 1)]
+    items[:] = []
+    for at in range(workers):
+        items += [*long[at::workers], *others[ends[at] : ends[at + 1]]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Of a test with many parameters, some are enough to say which lines it runs."""
+    with measured(item.nodeid.partition("[")[0], times=2):
+        return (yield)
+
+
 @pytest.fixture(scope="session")
 def mongodb() -> Iterator[MongoClient[dict[str, Any]]]:
     """One server for the whole run."""
     with embedded_server(TEST_HOME) as url, MongoClient[dict[str, Any]](url) as client:
+        # What a process was doing that a test killed keeps others out until then, else for a minute.
+        client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=20)
         yield client
 
 
@@ -92,11 +156,26 @@ def database_url(mongodb: MongoClient[dict[str, Any]]) -> str:
     """The URL of a database without documents. The indexes of the last test stay, so that tests are fast."""
     name = f"test_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     database = mongodb[name]
-    for collection in database.list_collection_names():
+    for collection in _filled(database):
         database[collection].delete_many({"_id": {"$ne": "indexes"}})
     host, port = mongodb.address or ("127.0.0.1", 27017)
     replica_set = mongodb.options.replica_set_name
     return f"mongodb://{host}:{port}/{name}?replicaSet={replica_set}"
+
+
+def _filled(database: Database[dict[str, Any]]) -> list[str]:
+    """Which collections hold documents, in one question: a test fills few of them."""
+    names = database.list_collection_names()
+    one_of_each: list[list[dict[str, Any]]] = [
+        [{"$match": {"_id": {"$ne": "indexes"}}}, {"$limit": 1}, {"$project": {"_id": 0, "name": {"$literal": name}}}]
+        for name in names
+    ]
+    if not names:
+        return []
+    others = [
+        {"$unionWith": {"coll": name, "pipeline": one}} for name, one in zip(names[1:], one_of_each[1:], strict=True)
+    ]
+    return [found["name"] for found in database[names[0]].aggregate([*one_of_each[0], *others])]
 
 
 @pytest.fixture
@@ -126,7 +205,7 @@ def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
             "rate_limit_key_create": AMPLE,
             "rate_limit_authenticated": AMPLE,
         }
-        return Settings(_env_file=None, **{**defaults, **overrides})
+        return SettingsOfTests(**{**defaults, **overrides})
 
     return make
 
@@ -140,11 +219,28 @@ def serve(make_settings: Callable[..., Settings]) -> Serve:
 
     @asynccontextmanager
     async def start(*, address: str = "127.0.0.1", **overrides: Any) -> AsyncIterator[AsyncClient]:
-        app = create_app(make_settings(**overrides))
-        async with running(app), client_of(app, address) as client:
+        names = " ".join(sorted(overrides))
+        async with AsyncExitStack() as stack:
+            with measured(f"start {names}", times=3):
+                app = create_app(make_settings(**overrides))
+                await stack.enter_async_context(running(app))
+                client = await stack.enter_async_context(client_of(app, address))
             yield client
+            with measured(f"stop {names}", times=3):
+                await stack.aclose()
 
     return start
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests to applications that are started afterwards wait for the database as long as a busy machine needs.
+
+    For crowds of which every one must get its answer, and none may be told to come back.
+    """
+    minute = {name: 60_000 for name in mongo._CLIENT_OPTIONS if name.endswith("TimeoutMS")}
+    monkeypatch.setattr(mongo, "_CLIENT_OPTIONS", {**mongo._CLIENT_OPTIONS, **minute})
+    monkeypatch.setattr(mongo, "_TRANSACTION_SECONDS", 60.0)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from app.models.deleted_user import DeletedUser
 from app.models.enums import MessageRole, ParticipantRole
 from app.models.item import Item
 from app.models.message import Message
+from app.models.message_log import MessageLog
 from app.models.session import Session
 from app.models.user import User
 from app.services.auth_service import hash_key
@@ -170,12 +171,14 @@ async def make_messages(
     conversation: Conversation, count: int = 1, *, by: StoredUser | None = None, content: str = "Hello"
 ) -> list[Message]:
     """Messages behind those that are there, counted in with the conversation."""
+    entry = next((entry for entry in conversation.participants if by and entry.user_id == by.id), None)
     made = [
         Message(
             conversation_id=conversation.id,
             seq=conversation.last_seq + number,
             version=conversation.version + number,
             block=(conversation.last_seq + number) // 4096,
+            nth=entry.sent + number if entry else None,
             user_id=by.id if by else None,
             role=MessageRole.USER,
             content=f"{content} {conversation.last_seq + number}",
@@ -186,5 +189,24 @@ async def make_messages(
     conversation.last_seq += count
     conversation.message_count += count
     conversation.version += count
+    if entry:
+        entry.sent += count
     await conversation.save()
     return made
+
+
+async def make_message_log(user: StoredUser, *, model: str = "gpt", **more: Any) -> MessageLog:
+    username = user.document.username or ""
+    document = MessageLog(
+        **{
+            "user_id": user.id,
+            "username": username,
+            "username_key": name_key(username),
+            "model": model,
+            "messages": 1,
+            "timestamp": utc_now(),
+            **more,
+        }
+    )
+    await document.insert()
+    return document

@@ -84,6 +84,8 @@ DELETE users/{user_id}                                        admin     ? xxxxxx
 DELETE users/{user_id}                                        superuser ? xxxxxx+ xxxx
 GET    users/{user_id}/usage                                  own       ? +++++++ +...
 GET    users/{user_id}/usage                                  user      ? xx+++++ x+x+
+GET    message-logs                                           -         ? xxxxx++ xxx+
+POST   message-logs                                           -         ? xxxxx++ xxx+
 # Staff
 GET    staff/users                                            -         ? xx+++++ xxx+
 GET    staff/users/{user_id}                                  own       ? xx+++++ x...
@@ -194,10 +196,20 @@ POST   conversations/{conversation_id}/messages               own       ? x+++++
 POST   conversations/{conversation_id}/messages               own       ? xxxxxxx x... role="assistant"
 POST   conversations/{conversation_id}/messages               user      ? x0000xx 0x++
 POST   conversations/{conversation_id}/messages               user      ? xxxxxxx xx++ role="assistant"
+GET    conversations/{conversation_id}/messages/{message_id}  own       ? +++++++ +...
+GET    conversations/{conversation_id}/messages/{message_id}  user      ? 00000++ 0+x+
+PATCH  conversations/{conversation_id}/messages/{message_id}  own       ? x++++++ +...
+PATCH  conversations/{conversation_id}/messages/{message_id}  user      ? x0000++ 0x++
+DELETE conversations/{conversation_id}/messages/{message_id}  own       ? x++++++ +...
+DELETE conversations/{conversation_id}/messages/{message_id}  user      ? x0000++ 0x++
+POST   conversations/{conversation_id}/messages/batch         own       ? x++++++ +...
+POST   conversations/{conversation_id}/messages/batch         user      ? x0000xx 0x++
 POST   conversations/{conversation_id}/participants           own       ? x++++++ +...
 POST   conversations/{conversation_id}/participants           user      ? x0000++ 0x++
 DELETE conversations/{conversation_id}/participants/{user_id} own       ? x++++++ +...
 DELETE conversations/{conversation_id}/participants/{user_id} user      ? x0000++ 0x++
+POST   conversations/{conversation_id}/read                   own       ? x++++++ +...
+POST   conversations/{conversation_id}/read                   user      ? x0000xx 0x++
 # Items
 GET    items                                                  -         ? +++++++ ++x+
 POST   items                                                  -         ? x++++++ +xxx

@@ -20,16 +20,27 @@ from app.core.scopes import Role
 from app.main import create_app
 from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage
 from app.models.audit_event import AuditEvent
+from app.models.conversation_event import ConversationEvent
 from app.models.deleted_user import DeletedUser
+from app.models.enums import ConversationEventType
 from app.models.usage_counter import UsageCounter, UsageTotal
-from app.services import audit_chain_service, key_expiry_service, key_usage_service, purge_service
+from app.models.user import User
+from app.services import (
+    audit_chain_service,
+    key_expiry_service,
+    key_usage_service,
+    message_log_service,
+    purge_service,
+)
 from tests.api.test_openapi import Document, operations, references, resolved
 from tests.conftest import client_of, running
 from tests.factories import (
     PASSWORD,
+    StoredUser,
     make_api_key,
     make_conversation,
     make_item,
+    make_message_log,
     make_messages,
     make_signed_in,
     make_user,
@@ -93,6 +104,8 @@ SHOWN = {
     "ExportedUser": {"password_changed_at"},
     "ExportedMessage": {"tokens"},
     "ExportedUsage": {"tokens"},
+    "ExportedMessageLog": {"tokens"},
+    "MessageLogRead": {"tokens"},
     "MessageRead": {"tokens"},
     "UserExport": {"api_keys"},
 }
@@ -108,6 +121,8 @@ COLLECTIONS = {
 COLLECTIONS |= {"api_key_quotas", "api_key_usage"}
 COLLECTIONS |= {"deleted_users", "usage_counters", "usage_totals"}
 COLLECTIONS |= {"audit_chain"}
+COLLECTIONS |= {"message_logs"}
+COLLECTIONS |= {"conversation_events"}
 EVENT = {
     "actor": {"kind": "user", "id": ObjectId(), "name": None},
     "action": "item:created",
@@ -164,6 +179,7 @@ class TestEndpoints:
         scoped = endpoints_of(app) - PUBLIC - SIGNED_IN
         async with running(app), client_of(app) as client:
             key = await make_api_key("usage:write")
+            await key.document.set({"scopes": []})
             answers = [await client.request(endpoint.method, endpoint.url, headers=key.headers) for endpoint in scoped]
 
         assert len(scoped) > 20
@@ -279,7 +295,15 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
     await gone.insert()
     usage = await ApiKeyUsage(key_id=key.document.id, hour=utc_now()).insert()
     drawn = await ApiKeyQuota(key_id=key.document.id, window="2026-11", expires_at=utc_now() + timedelta(1)).insert()
-    for document in [*stored, counter, total, gone, usage, drawn]:
+    log = await make_message_log(ada)
+    event = await ConversationEvent(
+        conversation_id=conversation.id,
+        version=2,
+        type=ConversationEventType.PARTICIPANT_READ,
+        data={"user_id": ObjectId()},
+        expires_at=utc_now() + timedelta(days=7),
+    ).insert()
+    for document in [*stored, counter, total, gone, usage, drawn, log, event]:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -310,6 +334,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_items(client, ada.headers, service.headers)
     await _use_sessions(client)
     await _use_plans(client, admin.headers, ada.headers, str(ada.id))
+    await _use_message_logs(client, service.headers, ada)
     await _use_archive(client, admin.headers, service.headers)
     await _use_audit_trail(client, admin.headers, str(ada.id))
     for user in (await sign_in(bob), admin):
@@ -385,10 +410,24 @@ async def _use_conversations(
     first = (await client.get(f"{path}/messages?limit=1", headers=ada)).json()[0]["id"]
     for query in ("order=desc", "role=user", f"after={first}"):
         assert (await client.get(f"{path}/messages?{query}", headers=ada)).status_code == 200
+    await _use_messages(client, ada, path, first)
     assert (await client.patch(path, headers=ada, json={"title": "Coffee"})).status_code == 200
     assert (await client.delete(f"{path}/participants/{bob_id}", headers=ada)).status_code == 200
     assert (await client.post(f"{path}/participants", headers=ada, json={"user_id": bob_id})).status_code == 201
     assert (await client.delete(path, headers=ada)).status_code == 204
+
+
+async def _use_messages(client: AsyncClient, ada: dict[str, str], path: str, message_id: str) -> None:
+    batch = {"messages": [{"content": "Hello"}] * 3}
+    written = await client.post(f"{path}/messages/batch", headers=ada, json=batch)
+    assert written.status_code == 201
+    for read in (message_id, written.json()[-1]["id"], message_id):
+        marked = await client.post(f"{path}/read", headers=ada, json={"message_id": read})
+        assert marked.status_code == 200
+    message = f"{path}/messages/{message_id}"
+    assert (await client.get(message, headers=ada)).status_code == 200
+    assert (await client.patch(message, headers=ada, json={"content": "Good day"})).status_code == 200
+    assert (await client.delete(message, headers=ada)).status_code == 204
 
 
 async def _use_plans(client: AsyncClient, admin: dict[str, str], ada: dict[str, str], ada_id: str) -> None:
@@ -410,6 +449,22 @@ async def _use_plans(client: AsyncClient, admin: dict[str, str], ada: dict[str, 
         "/api/v1/admin/users", json={"email": "new@example.com", "password": PASSWORD}, headers=admin
     )
     assert made.status_code == 201
+
+
+async def _use_message_logs(client: AsyncClient, service: dict[str, str], ada: StoredUser) -> None:
+    url, name = "/api/v1/message-logs", (await User.find_one({"_id": ada.id}) or ada.document).username
+    entry = {"username": name, "model": "gpt", "messages": 1, "tokens": 10}
+    stored = await client.post(url, headers=service, json={"entries": [entry, entry | {"username": "nobody"}]})
+    assert stored.json()["accepted"] == 1
+    await make_message_log(ada, timestamp=utc_now() - timedelta(days=100))
+    filters = ["model=gpt", "from=2026-01-01T00:00:00Z", "to=2099-01-01T00:00:00Z"]
+    filters += [f"username={name}", f"user_id={ada.id}"]
+    for first, second in combinations(["", *filters], 2):
+        page = await client.get(f"{url}?limit=1&{first}&{second}", headers=service)
+        assert page.status_code == 200
+        if "next" in page.links:
+            assert (await client.get(page.links["next"]["url"], headers=service)).status_code == 200
+    await message_log_service.prune()
 
 
 async def _use_items(client: AsyncClient, ada: dict[str, str], service: dict[str, str]) -> None:

@@ -119,7 +119,7 @@ class TestUsage:
 
         again = start(WORKERS="2", DATABASE_URL=database_url).ready()
         assert all_at_once(again, 20, ask) == {(200, None): 20, (403, "insufficient_scope"): 20}
-        until(lambda: totals(database) == (100, 50))  # within 10 s, while it runs
+        until(lambda: totals(database) == (100, 50), 15)  # within 10 s, while it runs
         shown = again.get(f"{KEYS}/{made['id']}/usage", token).json()
         assert sum(row["requests"] for row in shown) == 100
         key = again.get(f"{KEYS}/{made['id']}", token).json()

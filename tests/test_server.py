@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.client import HTTPConnection
@@ -20,6 +20,7 @@ from pymongo import MongoClient
 
 from tests.conftest import SECRET
 from tests.factories import PASSWORD
+from tests.measuring import process_environment
 
 PROJECT = Path(__file__).parents[1]
 AMPLE = "100000/minute"
@@ -30,15 +31,18 @@ Raw = dict[str, Any]
 class Server:
     """`python -m app`, with everything it starts."""
 
+    measured = 2  # of those with the same settings
+
     def __init__(self, folder: Path, *options: str, **variables: str) -> None:
         self.folder = folder
         self.port = free_port()
         self.log = folder / f"server-{self.port}.log"
+        self.started_at, self.took_to_start = time.monotonic(), 0.0
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "app", "--port", str(self.port), *options],
                 cwd=PROJECT,
-                env=environment(folder, variables),
+                env=environment(folder, variables, options, measured=self.measured),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # its process group holds its workers
@@ -47,10 +51,11 @@ class Server:
 
     def ready(self) -> "Server":
         """Wait until every part answers."""
-        give_up_at = time.monotonic() + 40
+        give_up_at = time.monotonic() + 90
         while True:
             try:
                 if self.client.get("/health/ready").status_code == 200:
+                    self.took_to_start = self.took_to_start or time.monotonic() - self.started_at
                     return self
             except httpx.TransportError:
                 pass
@@ -59,9 +64,12 @@ class Server:
             time.sleep(0.05)
 
     def stop(self) -> int:
-        """Ask it to end, as a service manager does, and give its exit code."""
+        """Ask it to end, as a service manager does, and give its exit code.
+
+        It has ten seconds, or thrice as long as it took to start where the machine is that busy.
+        """
         self.process.terminate()
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=max(10, 3 * self.took_to_start))
 
     def kill(self) -> None:
         """Let no process of it say goodbye."""
@@ -80,11 +88,13 @@ class Server:
 Start = Callable[..., Server]
 
 
-def environment(folder: Path, variables: dict[str, str]) -> dict[str, str]:
+def environment(
+    folder: Path, variables: dict[str, str], options: Sequence[str] = (), *, measured: int = 2
+) -> dict[str, str]:
     """The environment of the tests, with settings of the test's own."""
     limits = ("ANONYMOUS", "AUTH", "KEY_CREATE", "AUTHENTICATED")
     return {
-        **os.environ,
+        **process_environment(f"server {options} {sorted(variables)}", times=measured),
         **{f"RATE_LIMIT_{name}": AMPLE for name in limits},
         "ENVIRONMENT": "test",
         "DATA_DIR": str(folder),
@@ -118,7 +128,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], object], seconds: float = 15) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait for what no event tells of."""
     give_up_at = time.monotonic() + seconds
     while not condition():
@@ -285,7 +295,7 @@ class TestStop:
 
         assert response.status == 201
         assert json.loads(response.read())["email"] == "ada@example.com"
-        assert server.process.wait(timeout=10) == code
+        assert server.process.wait(timeout=max(10, 3 * server.took_to_start)) == code
         connection.close()
 
     def test_does_not_wait_for_ever_for_a_client_that_sends_nothing(self, start: Start, database_url: str) -> None:

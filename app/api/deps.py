@@ -23,6 +23,7 @@ from app.core.exceptions import (
 from app.core.principal import ANONYMOUS, Principal
 from app.core.scopes import Scope
 from app.schemas.audit_query import AnchorQuery, AuditExportQuery, AuditQuery, KeyAuditQuery, KeysAuditQuery
+from app.schemas.message_log import MessageLogQuery
 from app.schemas.page import (
     ApiKeyQuery,
     ConversationQuery,
@@ -173,6 +174,7 @@ StaffManager = Annotated[Principal, Depends(Needs(Scope.STAFF_MANAGE, over_other
 Administrator = Annotated[Principal, Depends(Needs(Scope.ADMIN, over_others=True))]
 AuditReader = Annotated[Principal, Depends(Needs(Scope.AUDIT_READ, over_others=True))]
 TokenInspector = Annotated[Principal, Depends(Needs(Scope.TOKENS_INTROSPECT, over_others=True))]
+UsageWriter = Annotated[Principal, Depends(Needs(Scope.USAGE_WRITE, over_others=True))]
 ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
 ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
 ApiKeyCreator = Annotated[Principal, Depends(key_creator)]
@@ -195,4 +197,5 @@ SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]
 DeletedUserList = Annotated[DeletedUserQuery, Depends(QueryOf(DeletedUserQuery))]
 ItemList = Annotated[ItemQuery, Depends(QueryOf(ItemQuery))]
 MessageList = Annotated[MessageQuery, Depends(QueryOf(MessageQuery))]
+MessageLogList = Annotated[MessageLogQuery, Depends(QueryOf(MessageLogQuery))]
 UserList = Annotated[UserQuery, Depends(QueryOf(UserQuery))]

@@ -45,6 +45,7 @@ _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
 }
+_MOST_TOLD: Final = 100  # mistakes in one answer
 _RETRY_AFTER_SECONDS: Final = 2
 _CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -172,7 +173,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
         return render_error(path, exceptions.InvalidRequestError("The body is not valid JSON."))
     if not _has_known_type(request) and any(issue["loc"][0] == "body" for issue in issues):
         return render_error(path, exceptions.UnsupportedMediaTypeError(_FORM_WANTED if _reads_form(request) else None))
-    known = [{"loc": issue["loc"], "msg": issue["msg"], "type": issue["type"]} for issue in issues]
+    known = [{"loc": issue["loc"], "msg": issue["msg"], "type": issue["type"]} for issue in issues[:_MOST_TOLD]]
     return render_error(path, exceptions.InvalidContentError(errors=known))
 
 

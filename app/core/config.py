@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     lockout_window_minutes: int = Field(15, ge=1, le=1440, description="After how long a failed sign-in is forgotten")
     deleted_retention_days: int = Field(30, ge=0, le=3650, description="How long a deleted account can be restored")
     audit_retention_days: int = Field(0, ge=0, le=36_500, description="How long audit events are kept; 0: for good")
+    message_log_retention_days: int = Field(
+        90, ge=0, le=36_500, description="How long message logs are kept; 0: for good"
+    )
 
     smtp_url: SecretStr | None = Field(
         None,

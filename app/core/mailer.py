@@ -63,25 +63,31 @@ class SmtpMailer:
         self.server = server
 
     async def send(self, message: EmailMessage) -> None:
-        server = self.server
         try:
-            async with asyncio.timeout(_LONGEST_SECONDS):
-                await aiosmtplib.send(
-                    message,
-                    hostname=server.host,
-                    port=server.port,
-                    username=server.username,
-                    password=server.password,
-                    use_tls=server.is_tls,
-                    start_tls=server.starttls,
-                    timeout=_TIMEOUT_SECONDS,
-                )
+            async with asyncio.timeout(_LONGEST_SECONDS), self._client() as client:
+                try:
+                    await client.send_message(message)
+                except asyncio.CancelledError:
+                    client.close()  # or it says goodbye, and waits for the answer as long as for any
+                    raise
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPResponseException) as error:
             if _is_permanent(error):
                 raise MailRefusedError(reason=type(error).__name__) from error
             raise MailUndeliveredError(reason=type(error).__name__) from error
         except (aiosmtplib.SMTPException, OSError) as error:
             raise MailUndeliveredError(reason=type(error).__name__) from error
+
+    def _client(self) -> aiosmtplib.SMTP:
+        server = self.server
+        return aiosmtplib.SMTP(
+            hostname=server.host,
+            port=server.port,
+            username=server.username,
+            password=server.password,
+            use_tls=server.is_tls,
+            start_tls=server.starttls,
+            timeout=_TIMEOUT_SECONDS,
+        )
 
 
 def _is_permanent(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from app.crud.base import ASCENDING, DESCENDING, Listing
 from app.db.mongo import Raw, find_batch
 
 BATCH: Final = 100
+_BY_CONVERSATION: Final = {"conversation_id": ASCENDING, "seq": ASCENDING}
 
 Batches = AsyncIterator[list[Raw]]
 
@@ -38,13 +39,27 @@ def conversations(user_id: ObjectId) -> Batches:
     return _walk(Listing("conversations", {"participants.user_id": user_id}, ["_id"], ASCENDING), fields)
 
 
-def messages(user_id: ObjectId) -> Batches:
-    """Those it wrote, wherever that was."""
-    return _walk(Listing("messages", {"user_id": user_id}, ["_id"], ASCENDING))
+async def messages(user_id: ObjectId) -> Batches:
+    """Those it wrote, wherever that was: to the end of one conversation, then on, each step one range of an index."""
+    where: Raw = {}
+    while True:
+        found = await find_batch("messages", {"user_id": user_id} | where, sort=_BY_CONVERSATION, limit=BATCH + 1)
+        rows = found[:BATCH]
+        yield rows
+        if len(found) > BATCH:
+            where = {"conversation_id": rows[-1]["conversation_id"], "seq": {"$gt": rows[-1]["seq"]}}
+        elif "seq" in where:
+            where = {"conversation_id": {"$gt": where["conversation_id"]}}
+        else:
+            return
 
 
 def usage(user_id: ObjectId) -> Batches:
     return _walk(Listing("usage_counters", {"user_id": user_id}, ["day"], ASCENDING))
+
+
+def message_logs(user_id: ObjectId) -> Batches:
+    return _walk(Listing("message_logs", {"user_id": user_id}, ["timestamp", "_id"], ASCENDING))
 
 
 def audit_events(user_id: ObjectId) -> Batches:

@@ -28,13 +28,16 @@ OWNED: Final = (
     Place("api_keys", "owner_id"),
     Place("items", "owner_id"),
     Place("usage_counters", "user_id"),
+    Place("message_logs", "user_id"),
     Place("outbox", "user_id"),
+    Place("conversation_events", "data.user_id"),
 )
 # What stays and forgets who it was.
 SIGNED: Final = (
     Place("conversations", "created_by"),
     Place("api_keys", "created_by"),
     Place("deleted_users", "deleted_by"),
+    Place("conversation_events", "data.owner_id"),
 )
 TAKING_PART: Final = Place("conversations", "participants.user_id")
 WRITTEN: Final = Place("messages", "user_id")
@@ -61,8 +64,9 @@ async def forget(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:
 
 
 async def empty(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:
-    """Leave of messages their place in the conversation: no content, no author, deleted. How many had an author."""
-    blank = {"content": "", place.field: None, "deleted_at": {"$ifNull": ["$deleted_at", utc_now()]}}
+    """Leave of messages their place and what they cost: no content, no author, deleted. How many had an author."""
+    blank: Raw = {"content": "", "attachment_ids": [], place.field: None}
+    blank["deleted_at"] = {"$ifNull": ["$deleted_at", utc_now()]}
     where = {"_id": {"$in": ids}, place.field: named}
     return (await Message.get_pymongo_collection().update_many(where, [{"$set": blank}])).modified_count
 
@@ -70,10 +74,12 @@ async def empty(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:
 async def remove_if_alone(conversation_id: ObjectId, user_id: ObjectId) -> Raw | None:
     """Remove a conversation in which nobody else takes part, with the note that its messages are to follow.
 
-    Who created it; none when there is no such conversation.
+    Who created it and its version; none when there is no such conversation.
     """
     where = {"_id": conversation_id, "participants.user_id": user_id, "participants.1": {"$exists": False}}
-    removed: Raw | None = await Conversation.get_pymongo_collection().find_one_and_delete(where, {"created_by": 1})
+    removed: Raw | None = await Conversation.get_pymongo_collection().find_one_and_delete(
+        where, {"created_by": 1, "version": 1}
+    )
     if removed is not None:
         await DeletedConversation(id=conversation_id).insert()
     return removed

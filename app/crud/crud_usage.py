@@ -4,13 +4,15 @@ An upsert with the limit in its filter could not tell a limit that is reached fr
 just made. So the document is made first, outside of the transaction, once for each process.
 """
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from bson import ObjectId
+from pymongo import UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.core.clock import utc_now
 from app.crud.base import Filter
@@ -19,6 +21,7 @@ from app.models.usage_counter import UsageCounter, UsageTotal
 
 _KEPT: Final = timedelta(days=400)
 _MAX_REMEMBERED: Final = 20_000
+_DUPLICATE: Final = 11000
 
 # What this process knows to be there: the days of users, and users for their totals.
 _known: set[object] = set()
@@ -35,11 +38,25 @@ class Used(NamedTuple):
 async def open_day(user_id: ObjectId, at: datetime) -> str:
     """The day of that moment (UTC), with a counter of the user that is there. Not inside of a transaction."""
     day = day_of(at)
-    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
-    first = {"_id": ObjectId(), "messages": 0, "tokens": 0, "bytes": 0, "created_at": at}
-    first["expires_at"] = midnight + _KEPT
-    await _make_once(UsageCounter.get_pymongo_collection(), {"user_id": user_id, "day": day}, first, (user_id, day))
+    where = {"user_id": user_id, "day": day}
+    await _make_once(UsageCounter.get_pymongo_collection(), where, _first_of(day, at), (user_id, day))
     return day
+
+
+async def open_days(days: Iterable[tuple[ObjectId, str]]) -> None:
+    """See to it that the counters of these users and days are there. Not inside of a transaction."""
+    now = utc_now()
+    made = [
+        UpdateOne({"user_id": user_id, "day": day}, {"$setOnInsert": _first_of(day, now)}, upsert=True)
+        for user_id, day in days
+    ]
+    try:
+        if made:
+            await UsageCounter.get_pymongo_collection().bulk_write(made, ordered=False)
+    except BulkWriteError as error:
+        # Somebody else has made some of them at the same moment.
+        if any(fault["code"] != _DUPLICATE for fault in error.details["writeErrors"]):
+            raise
 
 
 async def open_totals(user_id: ObjectId) -> None:
@@ -55,6 +72,16 @@ async def count_messages(user_id: ObjectId, *, day: str, limit: int | None, coun
         where["messages"] = {"$lte": limit - count}
     result = await UsageCounter.get_pymongo_collection().update_one(where, {"$inc": {"messages": count}})
     return _has_counted(result.matched_count, (user_id, day))
+
+
+async def count_tokens(tokens: Mapping[tuple[ObjectId, str], int]) -> None:
+    """Count tokens of users and days that were opened. Where a counter is gone, so is what it was kept for."""
+    counts = [
+        UpdateOne({"user_id": user_id, "day": day}, {"$inc": {"tokens": count}})
+        for (user_id, day), count in tokens.items()
+    ]
+    if counts:
+        await UsageCounter.get_pymongo_collection().bulk_write(counts, ordered=False)
 
 
 async def count_conversation(user_id: ObjectId, *, limit: int | None) -> bool:
@@ -94,6 +121,13 @@ async def used(user_id: ObjectId, *, day: str) -> Used:
 
 def day_of(at: datetime) -> str:
     return f"{at:%Y-%m-%d}"
+
+
+def _first_of(day: str, at: datetime) -> Raw:
+    """The counter of a day on which nothing has been used yet, kept from its midnight on."""
+    midnight = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    counts = {"messages": 0, "tokens": 0, "bytes": 0}
+    return {"_id": ObjectId(), **counts, "created_at": at, "expires_at": midnight + _KEPT}
 
 
 async def _make_once(collection: AsyncCollection[dict[str, Any]], where: Filter, first: Raw, name: object) -> None:

@@ -1,10 +1,11 @@
 """How users are found and changed."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from bson import ObjectId
+from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from app.core import live_cache
@@ -67,6 +68,14 @@ async def require_by_username_key(username_key: str) -> User:
 
 async def find_by_username_key(username_key: str) -> User | None:
     return await User.find_one({"username_key": username_key})
+
+
+async def named(username_keys: Collection[str]) -> dict[str, tuple[ObjectId, str]]:
+    """Id and name of those whose names these are, by the key of the name."""
+    where = {"username_key": {"$in": list(username_keys)}}
+    fields = {"username_key": 1, "username": 1}
+    rows = await find_batch("users", where, fields=fields, limit=len(username_keys)) if username_keys else []
+    return {row["username_key"]: (row["_id"], row["username"]) for row in rows}
 
 
 async def cards_of(user_ids: Iterable[ObjectId]) -> dict[ObjectId, Card]:
@@ -165,6 +174,27 @@ async def add_credits(user_id: ObjectId, amount: int, *, expected: Filter) -> Us
             raise ConflictError("The account has fewer credits than that.")
         raise await _why_unchanged(user_id, None)
     return changed
+
+
+async def draw_credits(costs: Mapping[ObjectId, int]) -> None:
+    """Take credits from many, from nobody more than there are."""
+    updates = [
+        UpdateOne(
+            {"_id": user_id, "credits": {"$gt": 0}},
+            [
+                {
+                    "$set": {
+                        "credits": {"$max": [0, {"$subtract": ["$credits", cost]}]},
+                        "version": {"$add": ["$version", 1]},
+                    }
+                }
+            ],
+        )
+        for user_id, cost in costs.items()
+        if cost
+    ]
+    if updates:
+        await User.get_pymongo_collection().bulk_write(updates, ordered=False)
 
 
 async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | None:

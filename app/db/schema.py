@@ -24,6 +24,7 @@ from app.models.item import Item
 from app.models.job import Job
 from app.models.login_throttle import LoginThrottle
 from app.models.message import Message
+from app.models.message_log import MessageLog
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
@@ -47,6 +48,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     Job,
     LoginThrottle,
     Message,
+    MessageLog,
     OneTimeToken,
     OutgoingMail,
     Session,

@@ -12,13 +12,17 @@ MAX_PARTICIPANTS = 1000
 
 
 class Participant(BaseModel):
-    """One member of a conversation. Unread are the messages past `last_read_seq` that it did not send itself."""
+    """One member of a conversation. Unread are the messages past `last_read_seq` that it did not send itself.
+
+    `sent` counts what it has sent since it joined, `sent_before_mark` what of that is not past the mark.
+    """
 
     user_id: PydanticObjectId
     role: ParticipantRole
     joined_at: datetime
     last_read_seq: int = 0
-    sent_since_read: int = 0
+    sent: int = 0
+    sent_before_mark: int = 0
 
 
 class Conversation(BaseDocument):

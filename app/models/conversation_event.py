@@ -26,4 +26,7 @@ class ConversationEvent(BaseDocument):
         indexes = [  # noqa: RUF012
             IndexModel([("conversation_id", ASCENDING), ("version", ASCENDING)], name="conversation_order"),
             IndexModel([("expires_at", ASCENDING)], name="expired", expireAfterSeconds=0),
+            # Whom it names, for the purge of that one.
+            IndexModel([("data.user_id", ASCENDING)], name="named", sparse=True),
+            IndexModel([("data.owner_id", ASCENDING)], name="heir", sparse=True),
         ]

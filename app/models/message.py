@@ -22,12 +22,14 @@ class Message(BaseDocument):
 
     `version` is the version of the conversation that the message made: its place among all that happens there.
     `block` is which group of 4,096 messages it belongs to: search goes through one such group at a time.
+    `nth` is which of its writer's messages it is, from when that one joined: so nobody has to count them.
     """
 
     conversation_id: PydanticObjectId
     seq: int
     version: int
     block: int
+    nth: int | None = None
     user_id: PydanticObjectId | None
     role: MessageRole
     content: str
@@ -47,5 +49,5 @@ class Message(BaseDocument):
                 name="words",
                 default_language="none",
             ),
-            IndexModel([("user_id", ASCENDING), ("_id", ASCENDING)], name="user_oldest"),
+            IndexModel([("user_id", ASCENDING), ("conversation_id", ASCENDING), ("seq", ASCENDING)], name="user_order"),
         ]

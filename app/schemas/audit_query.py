@@ -13,7 +13,10 @@ from app.schemas.page import PageQuery
 
 def _in_utc(moment: datetime) -> datetime:
     """Without an offset it is UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError as error:  # the first or the last day there is, elsewhere
+        raise ValueError("must be a time between the years 1 and 9999 in UTC") from error
 
 
 def _as_stored(text: str) -> str:

@@ -1,13 +1,15 @@
 """What every body has in common, and the kinds of text that are accepted."""
 
 import unicodedata
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from beanie import PydanticObjectId
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.core.search_words import words_of
 
+_MOST_UNKNOWN: Final = 20
 _LINE_BREAKS = "\n\r\t"
 
 
@@ -29,6 +31,14 @@ def _with_words(text: str) -> str:
     return text
 
 
+def _not_null(value: object) -> object:
+    """Of nothing, `PydanticObjectId` would make a new id."""
+    if value is None:
+        raise ValueError("must be an id")
+    return value
+
+
+ResourceId = Annotated[PydanticObjectId, BeforeValidator(_not_null)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_one_line)]
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), AfterValidator(_many_lines)]
 Content = Annotated[str, StringConstraints(min_length=1, max_length=32_000), AfterValidator(_many_lines)]
@@ -41,6 +51,14 @@ class RequestBody(BaseModel):
     """What a client sends. A field we do not know is a mistake, not a wish."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_a_flood(cls, value: Any) -> Any:
+        """Telling of each of a hundred thousand fields would keep everybody else waiting for seconds."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MOST_UNKNOWN:
+            raise PydanticCustomError("extra_forbidden", "There are far more fields than are known here")
+        return value
 
 
 class PatchBody(RequestBody):

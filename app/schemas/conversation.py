@@ -41,6 +41,7 @@ class ParticipantRead(ResponseBody):
     email: str | None
     role: ParticipantRole
     joined_at: datetime
+    last_read_seq: int
 
 
 class ConversationSummary(ResourceRead):
@@ -78,7 +79,7 @@ def summary_of(conversation: Raw, *, reader_id: ObjectId | None) -> dict[str, An
         "id": conversation["_id"],
         **{name: conversation[name] for name in _SHARED},
         "participant_count": conversation["participant_count"],
-        "unread_count": _unread(conversation, reader_id),
+        "unread_count": unread(conversation, reader_id),
     }
 
 
@@ -92,7 +93,7 @@ def detail_of(
     return {
         "id": conversation["_id"],
         **{name: conversation[name] for name in _SHARED},
-        "unread_count": _unread(conversation, reader_id),
+        "unread_count": unread(conversation, reader_id),
         "participants": participants,
         "messages": messages,
     }
@@ -105,12 +106,14 @@ def participant_of(entry: Raw, *, username: str | None, email: str | None) -> di
         "email": email,
         "role": entry["role"],
         "joined_at": entry["joined_at"],
+        "last_read_seq": entry["last_read_seq"],
     }
 
 
-def _unread(conversation: Raw, reader_id: ObjectId | None) -> int:
+def unread(conversation: Raw, reader_id: ObjectId | None) -> int:
     """What others have said since the reader last read; nobody's unread is nothing."""
     for entry in conversation["participants"]:
         if entry["user_id"] == reader_id:
-            return int(conversation["last_seq"] - entry["last_read_seq"] - entry["sent_since_read"])
+            own = entry["sent"] - entry["sent_before_mark"]
+            return int(conversation["last_seq"] - entry["last_read_seq"] - own)
     return 0

@@ -82,6 +82,17 @@ class ExportedUsage(ResponseBody):
     bytes: int | None
 
 
+class ExportedMessageLog(ResourceRead):
+    """Messages that the user exchanged with a model elsewhere, as a service has told of them."""
+
+    username: str
+    model: str
+    messages: int
+    tokens: int | None
+    timestamp: datetime
+    created_at: datetime
+
+
 class ExportedActor(ResponseBody):
     kind: PrincipalKind
     id: PydanticObjectId | None
@@ -122,6 +133,7 @@ class UserExport(ResponseBody):
     conversations: list[ExportedConversation] | None
     messages: list[ExportedMessage] | None
     usage: list[ExportedUsage]
+    message_logs: list[ExportedMessageLog]
     audit_events: list[ExportedEvent]
 
 
@@ -148,6 +160,10 @@ def message_of(row: Raw) -> dict[str, Any]:
 
 def usage_of(row: Raw) -> dict[str, Any]:
     return _listed(ExportedUsage, row)
+
+
+def message_log_of(row: Raw) -> dict[str, Any]:
+    return _listed(ExportedMessageLog, row)
 
 
 def event_of(row: Raw, *, user_id: ObjectId) -> dict[str, Any]:

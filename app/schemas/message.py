@@ -6,13 +6,20 @@ from typing import Annotated, Any
 
 from beanie import PydanticObjectId
 from bson import ObjectId
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from app.models.enums import MessageRole
 from app.models.message import TokenCounts
-from app.schemas.base import Content, Name, RequestBody, ResourceRead, ResponseBody
+from app.schemas.base import Content, Name, RequestBody, ResourceId, ResourceRead, ResponseBody
 
 MAX_ATTACHMENTS = 20
+MAX_BATCH = 500
+
+
+def _distinct(ids: list[PydanticObjectId]) -> list[PydanticObjectId]:
+    if len(set(ids)) < len(ids):
+        raise ValueError("must not name one twice")
+    return ids
 
 
 class MessageCreate(RequestBody):
@@ -21,8 +28,20 @@ class MessageCreate(RequestBody):
     content: Content
     role: MessageRole = MessageRole.USER
     user_id: PydanticObjectId | None = None
-    attachment_ids: Annotated[list[PydanticObjectId], Field(max_length=MAX_ATTACHMENTS)] = Field(default_factory=list)
+    attachment_ids: Annotated[list[ResourceId], Field(max_length=MAX_ATTACHMENTS), AfterValidator(_distinct)] = Field(
+        default_factory=list
+    )
     model: Name | None = None
+
+
+class MessageBatch(RequestBody):
+    """Written in this order, all of them or none."""
+
+    messages: Annotated[list[MessageCreate], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class MessageUpdate(RequestBody):
+    content: Content
 
 
 class Author(ResponseBody):

@@ -1,4 +1,4 @@
-"""Conversations: who takes part, what each may do. What one may not see does not exist."""
+"""Conversations: what each participant may do. What one may not see does not exist."""
 
 import asyncio
 from typing import Any, NamedTuple
@@ -11,27 +11,24 @@ from app.core.exceptions import (
     AppError,
     ConflictError,
     ForbiddenError,
-    InvalidContentError,
-    NotFoundError,
     PreconditionFailedError,
 )
 from app.core.plans import Limits
 from app.core.principal import Principal
 from app.core.scopes import Scope
 from app.core.turns import Turns
-from app.crud import crud_conversation, crud_message, crud_usage, crud_user
+from app.crud import crud_conversation, crud_conversation_event, crud_message, crud_usage, crud_user
 from app.db.mongo import after_commit, transactional
-from app.models.conversation import MAX_PARTICIPANTS, Conversation, Participant
-from app.models.enums import AuditAction, ParticipantRole
+from app.models.conversation import Conversation, Participant
+from app.models.enums import AuditAction, ConversationEventType, ParticipantRole
 from app.schemas.conversation import (
     ConversationCreate,
     ConversationUpdate,
-    ParticipantAdd,
     detail_of,
     participant_of,
 )
 from app.schemas.message import messages_of
-from app.services import audit_service, usage_service
+from app.services import audit_service, participant_service, usage_service
 
 MESSAGES_SHOWN = 100
 _PURGE_PAUSES = (1, 5, 30, 120, 600)
@@ -63,7 +60,9 @@ async def create(body: ConversationCreate, *, by: Principal) -> ObjectId:
 async def _create(body: ConversationCreate, *, limits: Limits | None, by: Principal) -> ObjectId:
     members = [by.user_id] if by.user_id else []
     members += [user_id for user_id in dict.fromkeys(body.participant_ids) if user_id != by.user_id]
-    await _require_users({("participant_ids", at): user_id for at, user_id in enumerate(body.participant_ids)})
+    await participant_service.require_users(
+        {("participant_ids", at): user_id for at, user_id in enumerate(body.participant_ids)}
+    )
     conversation = Conversation(
         title=body.title,
         created_by=by.user_id,
@@ -85,7 +84,7 @@ async def read(conversation_id: ObjectId, *, by: Principal) -> Detail:
     scope = Scope.CONVERSATIONS_READ if may_read else Scope.CONVERSATIONS_WRITE
     conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(scope))
     if conversation is None:
-        raise _absent()
+        raise participant_service.absent()
     has_messages = may_read and conversation["last_seq"] > 0
     messages = await crud_message.latest(conversation_id, limit=MESSAGES_SHOWN) if has_messages else []
     entries = conversation["participants"]
@@ -115,8 +114,10 @@ async def update(
     conversation_id: ObjectId, body: ConversationUpdate, *, versions: frozenset[int] | None, by: Principal
 ) -> None:
     changes = body.model_dump(exclude_unset=True)
-    if not await crud_conversation.change(conversation_id, changes, owner_id=_owner(by), versions=versions):
+    version = await crud_conversation.change(conversation_id, changes, owner_id=_owner(by), versions=versions)
+    if version is None:
         raise await _why_unchanged(conversation_id, versions, by=by)
+    await crud_conversation_event.add(conversation_id, version, ConversationEventType.CONVERSATION_UPDATED, changes)
     await audit_service.record(
         AuditAction.CONVERSATION_UPDATED,
         by=by,
@@ -137,6 +138,7 @@ async def delete(conversation_id: ObjectId, *, versions: frozenset[int] | None, 
         raise await _why_unchanged(conversation_id, versions, by=by)
     if removed["created_by"] is not None:
         await crud_usage.give_back_conversation(removed["created_by"])
+    await participant_service.tell_of_end(conversation_id, removed["version"])
     await audit_service.record(AuditAction.CONVERSATION_DELETED, by=by, target=("conversation", conversation_id))
     after_commit(lambda: background.start(_purge(conversation_id), name="purge_messages"))
 
@@ -155,62 +157,11 @@ async def _purge(conversation_id: ObjectId) -> None:
         await asyncio.sleep(seconds)
 
 
-@transactional
-async def add_participant(conversation_id: ObjectId, body: ParticipantAdd, *, by: Principal) -> None:
-    """Let a user take part. One who does already stays as it is."""
-    await _require_users({("user_id",): body.user_id})
-    entry = Participant(user_id=body.user_id, role=body.role, joined_at=utc_now())
-    if not await crud_conversation.add_participant(conversation_id, entry, owner_id=_owner(by)):
-        await _require_taking_part(conversation_id, body.user_id, by=by)
-        return
-    await audit_service.record(
-        AuditAction.PARTICIPANT_ADDED, by=by, target=("conversation", conversation_id), user_id=body.user_id
-    )
-
-
-@transactional
-async def remove_participant(conversation_id: ObjectId, user_id: ObjectId, *, by: Principal) -> None:
-    """Let a user no longer take part. Everyone may leave; owners may remove others."""
-    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_WRITE))
-    if conversation is None:
-        raise _absent()
-    if user_id != by.user_id and not _is_owner(conversation, by):
-        raise ForbiddenError("Only an owner of the conversation removes others.")
-    if not await crud_conversation.remove_participant(conversation_id, user_id):
-        raise NotFoundError("This user does not take part in the conversation.")
-    await audit_service.record(
-        AuditAction.PARTICIPANT_REMOVED, by=by, target=("conversation", conversation_id), user_id=user_id
-    )
-
-
-async def _require_users(named: dict[tuple[str | int, ...], Any]) -> None:
-    """Refuse users that do not exist, by the places in the body that name them."""
-    known = await crud_user.existing(set(named.values()))
-    errors = [
-        {"loc": ["body", *place], "msg": f"there is no user {user_id}", "type": "unknown_user"}
-        for place, user_id in named.items()
-        if user_id not in known
-    ]
-    if errors:
-        raise InvalidContentError("Some participants do not exist.", errors=errors)
-
-
-async def _require_taking_part(conversation_id: ObjectId, user_id: ObjectId, *, by: Principal) -> None:
-    """Explain why a participant was not added; adding one who is there needs no explanation."""
-    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_WRITE))
-    if conversation is None:
-        raise _absent()
-    if not _is_owner(conversation, by):
-        raise ForbiddenError("Only an owner of the conversation adds participants.")
-    if all(entry["user_id"] != user_id for entry in conversation["participants"]):
-        raise ConflictError(f"A conversation has at most {MAX_PARTICIPANTS} participants.")
-
-
 async def _why_unchanged(conversation_id: ObjectId, versions: frozenset[int] | None, *, by: Principal) -> AppError:
     conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_WRITE))
     if conversation is None:
-        return _absent()
-    if not _is_owner(conversation, by):
+        return participant_service.absent()
+    if not participant_service.is_owner(conversation, by):
         return ForbiddenError("Only an owner of the conversation may do that.")
     if versions is not None and conversation["version"] not in versions:
         return PreconditionFailedError()
@@ -221,13 +172,6 @@ def _owner(by: Principal) -> ObjectId | None:
     return by.owner_filter(Scope.CONVERSATIONS_WRITE)
 
 
-def _is_owner(conversation: dict[str, Any], by: Principal) -> bool:
-    return by.reaches_all(Scope.CONVERSATIONS_WRITE) or any(
-        entry["user_id"] == by.user_id and entry["role"] == ParticipantRole.OWNER
-        for entry in conversation["participants"]
-    )
-
-
 def _entry(user_id: Any, *, is_owner: bool) -> Participant:
     role = ParticipantRole.OWNER if is_owner else ParticipantRole.MEMBER
     return Participant(user_id=user_id, role=role, joined_at=utc_now())
@@ -235,7 +179,3 @@ def _entry(user_id: Any, *, is_owner: bool) -> Participant:
 
 def _participant(entry: dict[str, Any], card: crud_user.Card | None) -> dict[str, Any]:
     return participant_of(entry, username=card and card.username, email=card and card.email)
-
-
-def _absent() -> NotFoundError:
-    return NotFoundError("There is no such conversation.")

@@ -39,6 +39,7 @@ async def export_all(*, by: Principal) -> Export:
         "conversations": _rendered(crud_export.conversations(user.id), export.conversation_of),
         "messages": _rendered(crud_export.messages(user.id), export.message_of),
         "usage": _rendered(crud_export.usage(user.id), export.usage_of),
+        "message_logs": _rendered(crud_export.message_logs(user.id), export.message_log_of),
         "audit_events": _rendered(crud_export.audit_events(user.id), partial(export.event_of, user_id=user.id)),
     }
     return Export(head, {name: rows if _may_read(name, by=by) else None for name, rows in sections.items()})

@@ -4,7 +4,7 @@ from typing import Final
 
 from apscheduler.triggers.interval import IntervalTrigger
 
-from app.services import audit_chain_service, key_expiry_service, purge_service
+from app.services import audit_chain_service, key_expiry_service, message_log_service, purge_service
 from app.services.job_service import JobType
 
 JOBS: Final = (
@@ -42,5 +42,12 @@ JOBS: Final = (
         "every hour",
         IntervalTrigger(hours=1),
         audit_chain_service.prune,
+    ),
+    JobType(
+        "prune_logs",
+        "Remove message logs that are older than MESSAGE_LOG_RETENTION_DAYS, unless that is 0.",
+        "every hour",
+        IntervalTrigger(hours=1),
+        message_log_service.prune,
     ),
 )

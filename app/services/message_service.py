@@ -1,7 +1,9 @@
 """Messages: written by participants, or by services on their behalf."""
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 
@@ -11,15 +13,20 @@ from app.core.scopes import Scope
 from app.core.turns import Turns
 from app.crud import crud_conversation, crud_message, crud_user
 from app.crud.base import Page
+from app.crud.crud_message import Draft
 from app.db.mongo import transactional
 from app.models.enums import MessageRole
-from app.schemas.message import MessageCreate, messages_of
+from app.schemas.message import MessageBatch, MessageCreate, messages_of
 from app.schemas.page import MessageQuery
 from app.services import search_service, usage_service
 from app.services.usage_service import MessageBudget
 
-_turns_of_writers = Turns()
-_turns = Turns()
+# By conversation: whatever raises its version waits here rather than at the database.
+turns_in_conversations: Final = Turns()
+_turns_of_writers: Final = Turns()
+
+
+Expense = tuple[MessageBudget, int]
 
 
 async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal) -> dict[str, Any]:
@@ -28,18 +35,18 @@ async def post(conversation_id: ObjectId, body: MessageCreate, *, by: Principal)
     A user, or its personal key, writes as itself. A service key writes any role, for any participant or for none.
     What a user says counts, whoever writes it down; what the assistant or the system says does not.
     """
-    writer_id = _writer(body, by=by)
-    cards = {} if writer_id is None else await crud_user.cards_of([writer_id])
-    card = cards.get(writer_id) if writer_id and body.role is MessageRole.USER else None
-    async with AsyncExitStack() as turns:
-        budget = None
-        if writer_id and card:
-            # Before the turn in the conversation, always: one's own crowd then keeps nobody else waiting.
-            await turns.enter_async_context(_turns_of_writers.of(writer_id))
-            budget = await usage_service.open_budget(writer_id, card.limits)
-        await turns.enter_async_context(_turns.of(conversation_id))
-        message = await _store(conversation_id, body, writer_id=writer_id, budget=budget, by=by)
-    return messages_of([message], {user_id: card.username for user_id, card in cards.items()})[0]
+    return (await _write(conversation_id, [_draft(body, by=by)], by=by))[0]
+
+
+async def post_all(conversation_id: ObjectId, body: MessageBatch, *, by: Principal) -> list[dict[str, Any]]:
+    """As `post`, with several: one behind the other with nothing in between, all of them or none."""
+    drafts = []
+    for at, message in enumerate(body.messages):
+        try:
+            drafts.append(_draft(message, by=by))
+        except ForbiddenError as error:
+            raise ForbiddenError(f"messages[{at}]: {error}") from error
+    return await _write(conversation_id, drafts, by=by)
 
 
 async def page(conversation_id: ObjectId, query: MessageQuery, *, by: Principal) -> Page[dict[str, Any]]:
@@ -63,30 +70,49 @@ async def page(conversation_id: ObjectId, query: MessageQuery, *, by: Principal)
     return Page(messages_of(rows, usernames), next_cursor)
 
 
+async def read(conversation_id: ObjectId, message_id: ObjectId, *, by: Principal) -> dict[str, Any]:
+    """One message that the caller may see, or what is left of it."""
+    seen_by = by.owner_filter(Scope.CONVERSATIONS_READ)
+    message = await crud_message.find(message_id, conversation_id, seen_by=seen_by)
+    if message is None:
+        raise NotFoundError("There is no such message.")
+    return messages_of([message], await _usernames([message["user_id"]], by=by))[0]
+
+
+async def _write(conversation_id: ObjectId, drafts: Sequence[Draft], *, by: Principal) -> list[dict[str, Any]]:
+    cards = await crud_user.cards_of([draft.user_id for draft in drafts if draft.user_id])
+    counted = Counter(
+        draft.user_id for draft in drafts if draft.role is MessageRole.USER and draft.user_id and draft.user_id in cards
+    )
+    async with AsyncExitStack() as turns:
+        expenses: list[Expense] = []
+        for writer_id in sorted(counted):
+            # Before the turn in the conversation, always: one's own crowd then keeps nobody else waiting.
+            await turns.enter_async_context(_turns_of_writers.of(writer_id))
+            budget = await usage_service.open_budget(writer_id, cards[writer_id].limits)
+            expenses.append((budget, counted[writer_id]))
+        await turns.enter_async_context(turns_in_conversations.of(conversation_id))
+        messages = await _store(conversation_id, drafts, expenses, by=by)
+    return messages_of(messages, {user_id: card.username for user_id, card in cards.items()})
+
+
 @transactional
 async def _store(
-    conversation_id: ObjectId,
-    body: MessageCreate,
-    *,
-    writer_id: ObjectId | None,
-    budget: MessageBudget | None,
-    by: Principal,
-) -> dict[str, Any]:
+    conversation_id: ObjectId, drafts: Sequence[Draft], expenses: Sequence[Expense], *, by: Principal
+) -> list[dict[str, Any]]:
     # First, so that a crowd over the limit writes nothing and meets nobody.
-    if budget is not None:
-        await usage_service.spend_message(budget)
-    place = await crud_conversation.take_place(conversation_id, writer_id=writer_id)
-    if place is None:
-        raise await _why_not_written(conversation_id, by=by)
-    return await crud_message.add(
-        conversation_id=conversation_id,
-        place=place,
-        user_id=writer_id,
-        role=body.role,
-        content=body.content,
-        attachment_ids=body.attachment_ids,
-        model=body.model,
-    )
+    for budget, count in expenses:
+        await usage_service.spend_messages(budget, count)
+    places = await crud_conversation.take_places(conversation_id, [draft.user_id for draft in drafts])
+    if places is None:
+        raise await _why_not_written(conversation_id, drafts, by=by)
+    if len(drafts) == 1:  # nearly always, and the driver makes less of it
+        return [await crud_message.add(conversation_id=conversation_id, place=places[0], **drafts[0]._asdict())]
+    return await crud_message.add_all(conversation_id, places, drafts)
+
+
+def _draft(body: MessageCreate, *, by: Principal) -> Draft:
+    return Draft(_writer(body, by=by), body.role, body.content, body.attachment_ids, body.model)
 
 
 def _writer(body: MessageCreate, *, by: Principal) -> ObjectId | None:
@@ -107,8 +133,11 @@ async def _usernames(user_ids: list[Any], *, by: Principal) -> dict[ObjectId, st
     return {user_id: card.username for user_id, card in cards.items()}
 
 
-async def _why_not_written(conversation_id: ObjectId, *, by: Principal) -> AppError:
-    visible_to = by.owner_filter(Scope.CONVERSATIONS_WRITE)
-    if await crud_conversation.exists(conversation_id, user_id=visible_to):
-        return ForbiddenError("The writer does not take part in the conversation.")
-    return NotFoundError("There is no such conversation.")
+async def _why_not_written(conversation_id: ObjectId, drafts: Sequence[Draft], *, by: Principal) -> AppError:
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_WRITE))
+    if conversation is None:
+        return NotFoundError("There is no such conversation.")
+    present = {None, *(entry["user_id"] for entry in conversation["participants"])}
+    at = next((at for at, draft in enumerate(drafts) if draft.user_id not in present), 0)
+    place = "" if len(drafts) == 1 else f"messages[{at}]: "
+    return ForbiddenError(f"{place}The writer does not take part in the conversation.")

@@ -21,7 +21,7 @@ from app.crud.crud_purge import Place
 from app.db.mongo import transactional
 from app.models.deleted_user import DeletedUser
 from app.models.enums import AuditAction
-from app.services import audit_service
+from app.services import audit_service, participant_service
 
 JOB: Final = "purge_deleted_users"
 _BATCH: Final = 200
@@ -87,10 +87,13 @@ async def _leave(claim: DeletedUser, conversation_id: ObjectId) -> bool:
     if removed is not None:
         if removed["created_by"] is not None:
             await crud_usage.give_back_conversation(removed["created_by"])
+        await participant_service.tell_of_end(conversation_id, removed["version"])
         await _note(claim, {"conversations": 1}, conversation_id=conversation_id)
         await audit_service.record(AuditAction.CONVERSATION_DELETED, by=_PURGER, target=target)
         return True
-    if await crud_conversation.remove_participant(conversation_id, claim.id):
+    departure = await crud_conversation.remove_participant(conversation_id, claim.id)
+    if departure is not None:
+        await participant_service.tell_of_departure(conversation_id, claim.id, departure)
         await _note(claim, {"conversations_left": 1})
         await audit_service.record(AuditAction.PARTICIPANT_REMOVED, by=_PURGER, target=target, user_id=claim.id)
     return False

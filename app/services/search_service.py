@@ -93,7 +93,7 @@ async def _range(conversation: Raw, query: MessageQuery, position: list[Any] | N
     """Where the page begins and ends that comes behind a position."""
     first, last = 1, conversation["last_seq"]
     if query.after is not None:
-        first = 1 + await crud_message.seq_of(query.after, conversation["_id"])
+        first = 1 + await crud_message.place_of(query.after, conversation["_id"])
     if position is None:
         return _Range(first, last)
     return _Range(position[0] + 1, last) if query.order == "asc" else _Range(first, position[0] - 1)

@@ -37,12 +37,13 @@ async def open_budget(user_id: ObjectId, limits: Limits) -> MessageBudget:
     return MessageBudget(user_id, day, limits.daily_messages, _next_midnight(now))
 
 
-async def spend_message(budget: MessageBudget) -> None:
-    """Count one message. `DailyLimitReachedError` when there is none left."""
-    if not await crud_usage.count_messages(budget.user_id, day=budget.day, limit=budget.limit):
+async def spend_messages(budget: MessageBudget, count: int) -> None:
+    """Count so many messages. `DailyLimitReachedError` when fewer are left; then none is counted."""
+    if not await crud_usage.count_messages(budget.user_id, day=budget.day, limit=budget.limit, count=count):
         seconds = (budget.resets_at - utc_now()).total_seconds()
+        used_up = "are used up" if count == 1 else f"have no room for {count} more"
         raise DailyLimitReachedError(
-            f"The {budget.limit} messages of today are used up. Go on at {budget.resets_at:%Y-%m-%dT%H:%M:%SZ}.",
+            f"The {budget.limit} messages of today {used_up}. Go on at {budget.resets_at:%Y-%m-%dT%H:%M:%SZ}.",
             retry_after=max(1, math.ceil(seconds)),
         )
 

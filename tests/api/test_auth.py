@@ -394,6 +394,7 @@ class TestRefresh:
         assert session is not None
         assert timedelta(days=29) < session.expires_at - utc_now() <= timedelta(days=30)
 
+    @pytest.mark.usefixtures("patience")
     async def test_gives_one_successor_to_fifty_who_ask_at_once(self, client: AsyncClient) -> None:
         ada = await make_signed_in()
 

@@ -855,3 +855,25 @@ class TestEcho:
 
 async def _who(client: AsyncClient, token: str) -> Response:
     return await client.get("/api/v1/auth/me", headers={"Authorization": f"Bearer {token}"})
+
+
+class TestFlood:
+    """A body that would keep the server busy with telling what is wrong with it."""
+
+    async def test_of_unknown_fields_is_one_mistake(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        body = {f"field{number}": 1 for number in range(60_000)}
+
+        response = await client.post("/api/v1/items", json=body, headers=ada.headers)
+
+        assert response.status_code == 422
+        assert [(error["loc"], error["type"]) for error in response.json()["errors"]] == [(["body"], "extra_forbidden")]
+
+    async def test_of_mistakes_is_cut(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+
+        response = await client.post(
+            "/api/v1/conversations", json={"participant_ids": ["nobody"] * 900}, headers=ada.headers
+        )
+
+        assert (response.status_code, len(response.json()["errors"])) == (422, 100)

@@ -211,8 +211,20 @@ class TestGet:
 
         joined = [entry.pop("joined_at") for entry in shown["participants"]]
         assert shown["participants"] == [
-            {"id": str(ada.id), "username": "ada", "email": "ada@example.com", "role": "owner"},
-            {"id": str(bob.id), "username": "bob", "email": "bob@example.com", "role": "member"},
+            {
+                "id": str(ada.id),
+                "username": "ada",
+                "email": "ada@example.com",
+                "role": "owner",
+                "last_read_seq": 0,
+            },
+            {
+                "id": str(bob.id),
+                "username": "bob",
+                "email": "bob@example.com",
+                "role": "member",
+                "last_read_seq": 0,
+            },
         ]
         assert [moment[-1] for moment in joined] == ["Z", "Z"]
         times = [entry.joined_at for entry in conversation.participants]

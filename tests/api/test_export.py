@@ -30,6 +30,7 @@ from tests.factories import (
     StoredUser,
     make_api_key,
     make_conversation,
+    make_message_log,
     make_messages,
     make_signed_in,
     make_user,
@@ -111,7 +112,7 @@ class TestContent:
 
         assert list(content) == [
             *("exported_at", "user", "sessions", "api_keys", "items", "conversations", "messages", "usage"),
-            "audit_events",
+            *("message_logs", "audit_events"),
         ]
         assert abs(datetime.fromisoformat(content["exported_at"]) - datetime.now(UTC)) < timedelta(seconds=10)
         assert content["exported_at"].endswith("Z")
@@ -165,6 +166,27 @@ class TestContent:
             }
         ]
         assert content["usage"] == [{"day": day, "messages": 3, "tokens": 40, "bytes": 0}]
+
+    async def test_is_what_services_have_told_of_it_oldest_first_whatever_its_name_was(
+        self, client: AsyncClient
+    ) -> None:
+        ada = await make_signed_in(username="Ada")
+        then = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
+        later = await make_message_log(ada, timestamp=then + timedelta(hours=1), username="Countess", tokens=40)
+        first = await make_message_log(ada, timestamp=then, created_at=DAY, messages=3)
+
+        logs = (await export_of(client, ada.headers))["message_logs"]
+
+        assert logs[0] == {
+            "id": str(first.id),
+            "username": "Ada",
+            "model": "gpt",
+            "messages": 3,
+            "tokens": None,
+            "timestamp": f"{then:%Y-%m-%dT%H:%M:%SZ}",
+            "created_at": "2026-03-01T00:00:00Z",
+        }
+        assert [(log["id"], log["username"], log["tokens"]) for log in logs[1:]] == [(str(later.id), "Countess", 40)]
 
     async def test_is_the_conversations_it_takes_part_in_and_the_messages_it_wrote(self, client: AsyncClient) -> None:
         ada, ben = await make_signed_in(), await make_user()
@@ -223,6 +245,7 @@ class TestContent:
         await make_api_key("read", created_by=ada.id)
         await insert("items", owner_id=ben.id, title="Bread", created_at=DAY)
         await insert("usage_counters", user_id=ben.id, day=DAY, messages=3)
+        await make_message_log(ben)
 
         content = await export_of(client, ada.headers)
 
@@ -233,6 +256,7 @@ class TestContent:
             "conversations": 0,
             "messages": 0,
             "usage": 0,
+            "message_logs": 0,
             "audit_events": 1,
         }
 
@@ -410,7 +434,7 @@ class TestSize:
         assert [row["seq"] for row in content["messages"]] == list(range(1, 5001))
         assert {row["content"] for row in content["messages"]} == {f"{'x' * 1000} {seq}" for seq in range(1, 5001)}
         assert max(rows for *_, rows in batches) == 101
-        assert sum(1 for collection, *_ in batches if collection == "messages") == 50
+        assert sum(1 for collection, *_ in batches if collection == "messages") == 51
         assert sum(chunks) > 5_000_000
         assert max(chunks) < 70_000
         assert len(chunks) < 100
@@ -426,6 +450,21 @@ class TestSize:
 
         monkeypatch.setattr("app.api.v1.endpoints.export.json_object", watched)
         return sizes
+
+    @pytest.mark.parametrize("counts", [(100, 1), (99, 2, 100), (100, 100), (50, 200, 50), (1, 101, 99, 101)], ids=str)
+    async def test_is_complete_where_a_batch_ends_between_conversations(
+        self, client: AsyncClient, counts: tuple[int, ...]
+    ) -> None:
+        ada, ben = await make_signed_in(), await make_user()
+        expected = []
+        for count in counts:
+            conversation = await make_conversation(ada, ben)
+            await make_messages(conversation, 1, by=ben)
+            expected += [str(message.id) for message in await make_messages(conversation, count, by=ada)]
+
+        content = await export_of(client, ada.headers)
+
+        assert [row["id"] for row in content["messages"]] == expected
 
     @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 200, 201])
     async def test_is_complete_at_the_edges_of_batches(self, client: AsyncClient, count: int) -> None:
@@ -486,9 +525,9 @@ class TestReading:
         database = User.get_pymongo_collection().database
         read = [batch for batch in batches if batch[0] not in {"items", "usage_counters"}]
         assert {collection for collection, *_ in read} == {
-            *("sessions", "api_keys", "conversations", "messages", "audit_events"),
+            *("sessions", "api_keys", "conversations", "messages", "message_logs", "audit_events"),
         }
-        assert len(read) == 20
+        assert len(read) == 25
         for collection, where, sort, _ in read:
             command = {"find": collection, "filter": where, "sort": sort, "limit": 11}
             plan = await database.command({"explain": command, "verbosity": "executionStats"})
@@ -503,6 +542,7 @@ class TestReading:
             await make_conversation(user)
             await make_api_key("read", owner=user)
             await sign_in(user)
+            await make_message_log(user)
             await record(*((user.id, ObjectId()) if number % 2 else (ObjectId(), user.id)))
 
 

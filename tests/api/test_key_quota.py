@@ -90,6 +90,7 @@ class TestQuota:
 
         assert await spend(client, key, 2) == [200, 429]
 
+    @pytest.mark.usefixtures("patience")
     async def test_is_exact_when_all_ask_at_once(self, client: AsyncClient) -> None:
         key = await make_api_key("read", quota={"limit": 10, "period": "month"})
 

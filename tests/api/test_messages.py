@@ -258,6 +258,7 @@ class TestPost:
         assert response.json()["code"] == "validation_error"
         assert await Message.count() == 0
 
+    @pytest.mark.usefixtures("patience")
     async def test_gives_out_places_without_gaps_to_many_at_the_same_time(self, client: AsyncClient) -> None:
         people = [await make_signed_in() for _ in range(4)]
         conversation = await make_conversation(*people)

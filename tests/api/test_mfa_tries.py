@@ -129,6 +129,7 @@ class TestLock:
         expected = [60, 120, 240, 480, 960, 1920, 3600, 3600]
         assert all(0 <= full - wait <= 5 for wait, full in zip(waits, expected, strict=True))
 
+    @pytest.mark.usefixtures("patience")
     async def test_lets_five_of_thirty_at_once_be_looked_at(self, client: AsyncClient) -> None:
         ada, phone = await enrolled(client)
 

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -52,9 +53,15 @@ class Operation(NamedTuple):
     content: dict[str, Any]
 
 
+_given: list[bytes] = []
+
+
 @pytest.fixture
 async def document(client: AsyncClient) -> Document:
-    content: Document = (await client.get("/openapi.json")).json()
+    """Read once in a process: making it takes longer than most tests."""
+    if not _given:
+        _given.append((await client.get("/openapi.json")).content)
+    content: Document = json.loads(_given[0])
     return content
 
 

@@ -285,6 +285,7 @@ class TestReset:
         assert len(await events("user:password_reset")) == 1
 
 
+@pytest.mark.usefixtures("patience")
 class TestKeysMadeMeanwhile:
     """By whoever has a session or a key of the account that is being recovered."""
 

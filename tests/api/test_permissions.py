@@ -15,6 +15,7 @@ from app.core.config import Settings
 from app.core.one_time_token import token_text
 from app.core.scopes import Role
 from app.main import create_app
+from app.models.conversation import Conversation
 from app.models.enums import TokenPurpose
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
@@ -26,6 +27,7 @@ from tests.factories import (
     make_api_key,
     make_conversation,
     make_item,
+    make_messages,
     make_user,
     sign_in,
 )
@@ -50,6 +52,7 @@ class Scene:
         self.headers: dict[str, str] = {}
         self.owner: SignedInUser
         self.phone: Phone | None = None
+        self._conversation: Conversation | None = None
 
     async def open(self) -> None:
         if "superuser" in {self.caller, self.whose}:
@@ -83,6 +86,11 @@ class Scene:
     async def _deleted(self) -> ObjectId:
         return (await archive(await make_user(role=self.owner.document.role))).id
 
+    async def conversation(self) -> Conversation:
+        """The one that the request is about, whatever it names of it."""
+        self._conversation = self._conversation or await make_conversation(self.owner)
+        return self._conversation
+
     async def one_time_token(self, purpose: TokenPurpose) -> str:
         token = OneTimeToken(
             purpose=purpose,
@@ -104,10 +112,13 @@ SENT: Final[dict[str, Body]] = {
     "PUT /api/v1/conversations/{conversation_id}": {"title": "Tea"},
     "PATCH /api/v1/conversations/{conversation_id}": {"title": "Tea"},
     "POST /api/v1/conversations/{conversation_id}/messages": {"content": "Hello"},
+    "POST /api/v1/conversations/{conversation_id}/messages/batch": {"messages": [{"content": "Hello"}]},
+    "PATCH /api/v1/conversations/{conversation_id}/messages/{message_id}": {"content": "Good day"},
     "POST /api/v1/items": {"title": "Tea"},
     "PUT /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/admin/users/{user_id}": {"plan": "pro"},
+    "POST /api/v1/message-logs": {"entries": [{"username": "ada", "model": "gpt", "messages": 1}]},
     "POST /api/v1/staff/users/{user_id}/plan": {"plan": "pro"},
     "POST /api/v1/staff/users/{user_id}/credits": {"amount": 5},
     "PUT /api/v1/users/me": {"full_name": "Ada Lovelace"},
@@ -160,7 +171,13 @@ async def item_id(scene: Scene) -> ObjectId:
 
 @place
 async def conversation_id(scene: Scene) -> ObjectId:
-    return (await make_conversation(scene.owner)).id
+    return (await scene.conversation()).id
+
+
+@place
+async def message_id(scene: Scene) -> ObjectId:
+    [message] = await make_messages(await scene.conversation(), by=scene.owner)
+    return message.id
 
 
 @place
@@ -227,6 +244,12 @@ async def verification(scene: Scene) -> Body:
 @body("POST /api/v1/conversations/{conversation_id}/participants")
 async def participant(_: Scene) -> Body:
     return {"user_id": str((await make_user()).id)}
+
+
+@body("POST /api/v1/conversations/{conversation_id}/read")
+async def read_mark(scene: Scene) -> Body:
+    reader = {"user_id": str(scene.owner.id)} if scene.caller in SERVICE_KEYS else {}
+    return {"message_id": str(await PLACES["message_id"](scene)), **reader}
 
 
 @body("POST /bootstrap")

@@ -151,6 +151,7 @@ class TestDailyMessages:
         assert counter is not None
         assert (counter.expires_at - datetime.fromisoformat(f"{today()}T00:00:00+00:00")).days == 400
 
+    @pytest.mark.usefixtures("patience")
     async def test_are_counted_exactly_by_a_hundred_at_once(self, client: AsyncClient) -> None:
         ada = await make_signed_in(limits={"daily_messages": 60})
         conversations = [await make_conversation(ada) for _ in range(4)]
@@ -164,6 +165,7 @@ class TestDailyMessages:
         assert {response.json()["code"] for response in responses if response.is_error} == {"daily_limit_reached"}
         assert (await Message.count(), await counted(ada)) == (10, 60)
 
+    @pytest.mark.usefixtures("patience")
     async def test_that_are_the_first_of_the_day_may_be_many_at_once(self, client: AsyncClient) -> None:
         ada = await make_signed_in(limits={"daily_messages": 3})
         conversations = [await make_conversation(ada) for _ in range(8)]
@@ -173,6 +175,7 @@ class TestDailyMessages:
         assert statuses(responses) == [201] * 3 + [429] * 5
         assert await UsageCounter.find({"user_id": ada.id}).count() == 1
 
+    @pytest.mark.usefixtures("patience")
     async def test_of_two_crossing_conversations_hold_up_nobody(self, client: AsyncClient) -> None:
         ada, bob = await make_signed_in(), await make_signed_in()
         both = [await make_conversation(ada, bob) for _ in range(2)]
@@ -276,6 +279,7 @@ class TestConversations:
 
         assert [response.status_code for response in responses] == [201, 429]
 
+    @pytest.mark.usefixtures("patience")
     async def test_are_counted_exactly_when_opened_at_once(self, client: AsyncClient) -> None:
         ada = await make_signed_in(limits={"max_conversations": 10})
         again = await sign_in(ada)

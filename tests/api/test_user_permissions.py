@@ -595,6 +595,7 @@ class TestChangeOfRights:
         assert await AuditEvent.find({"action": "user:updated"}).count() == 0
 
 
+@pytest.mark.usefixtures("patience")
 class TestSignInAtTheSameMoment:
     @pytest.mark.parametrize(
         ("method", "body"),

@@ -265,6 +265,7 @@ class TestRegister:
         assert refusal(response) == (401, "invalid_token")
         assert await User.count() == 0
 
+    @pytest.mark.usefixtures("patience")
     async def test_makes_one_account_when_fifty_ask_for_one_email_address_at_once(self, client: AsyncClient) -> None:
         bodies = [account(email="aDa@example.com" if at % 2 else "Ada@example.com") for at in range(50)]
 
@@ -275,6 +276,7 @@ class TestRegister:
         assert await User.count() == 1
         assert len(await events("user:created")) == 1
 
+    @pytest.mark.usefixtures("patience")
     async def test_makes_one_account_when_many_ask_for_one_username_at_once(self, client: AsyncClient) -> None:
         bodies = [account(email=f"ada{at}@example.com", username="ada") for at in range(10)]
 

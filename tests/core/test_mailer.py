@@ -252,6 +252,25 @@ class TestSmtp:
             with pytest.raises(MailUndeliveredError):
                 await smtp_mailer(f"smtp://127.0.0.1:{port}").send(mail_to("ada@example.com"))
 
+    async def test_ends_at_once_when_it_is_cancelled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        has_mail, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def keep_it_waiting(*_: Any) -> str:
+            has_mail.set()
+            await may_answer.wait()
+            return "250 OK"
+
+        monkeypatch.setattr(Listener, "handle_DATA", keep_it_waiting)
+        async with listening() as server:
+            sending = asyncio.create_task(smtp_mailer(server.url).send(mail_to("ada@example.com")))
+            await has_mail.wait()
+            sending.cancel()
+            _, late = await asyncio.wait([sending], timeout=5)
+            may_answer.set()
+
+        assert late == set()
+        assert sending.cancelled()
+
 
 class TestTls:
     LOGIN = "ada%40example.com:tr0mb%3Ane"

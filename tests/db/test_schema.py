@@ -73,6 +73,15 @@ class TestEnsureIndexes:
                 },
             ),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
+            (
+                "message_logs",
+                {
+                    "timestamp-, _id-",
+                    "user_id, timestamp-, _id-",
+                    "username_key, timestamp-, _id-",
+                    "model, timestamp-, _id-",
+                },
+            ),
             ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",
@@ -96,10 +105,18 @@ class TestEnsureIndexes:
                     "created_by",
                 },
             ),
-            ("conversation_events", {"conversation_id, version", "expires_at expireAfterSeconds"}),
+            (
+                "conversation_events",
+                {
+                    "conversation_id, version",
+                    "expires_at expireAfterSeconds",
+                    "data.user_id sparse",
+                    "data.owner_id sparse",
+                },
+            ),
             (
                 "messages",
-                {"conversation_id, seq unique", "conversation_id, block, _fts, _ftsx", "user_id, _id"},
+                {"conversation_id, seq unique", "conversation_id, block, _fts, _ftsx", "user_id, conversation_id, seq"},
             ),
             (
                 "audit_events",

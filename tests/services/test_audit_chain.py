@@ -211,6 +211,7 @@ class TestSeal:
 
         assert await audit_chain_service.seal() == (0,)
 
+    @pytest.mark.usefixtures("patience")
     async def test_is_done_once_by_many_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(audit_chain_service, "_BATCH", 3)
         await happen(40)

@@ -20,7 +20,15 @@ from app.models.deleted_user import DeletedUser
 from app.models.message import Message
 from app.services import audit_service, deleted_user_service, purge_service, user_service
 from app.services.purge_service import Round
-from tests.factories import StoredUser, make_api_key, make_conversation, make_messages, make_signed_in, make_user
+from tests.factories import (
+    StoredUser,
+    make_api_key,
+    make_conversation,
+    make_message_log,
+    make_messages,
+    make_signed_in,
+    make_user,
+)
 
 Database = AsyncDatabase[dict[str, Any]]
 OPERATOR = Principal.system("test")
@@ -31,7 +39,10 @@ REMOVED = {
     "api_keys": 1,
     "items": 3,
     "usage_counters": 3,
+    "message_logs": 3,
     "conversations": 2,
+    "conversation_events": 5,  # three, and that it left two conversations
+    "conversation_events_unsigned": 3,
     "conversations_left": 2,
     "conversations_unsigned": 2,
     "messages": 7,
@@ -60,6 +71,7 @@ async def make_estate(user: StoredUser, friend: StoredUser) -> None:
         for _ in range(3):
             await _insert("items", owner_id=person.id, title="Milk", created_at=utc_now())
             await _insert("usage_counters", user_id=person.id, day=utc_now(), messages=1)
+            await make_message_log(person, tokens=7)
             await _insert("one_time_tokens", user_id=person.id, purpose="verify")
     for _ in range(2):
         alone = await make_conversation(user)
@@ -71,6 +83,11 @@ async def make_estate(user: StoredUser, friend: StoredUser) -> None:
         await make_messages(conversation, 1, by=user)
     left = await make_conversation(friend)
     await make_messages(left, 2, by=user)
+    for name in ("user_id", "owner_id"):
+        for _ in range(3):
+            await _insert(
+                "conversation_events", conversation_id=left.id, type="participant.removed", data={name: user.id}
+            )
     await Conversation.find({"_id": left.id}).set({"created_by": user.id})
     await make_api_key("admin", name="service", created_by=user.id)
     await _insert("sessions", user_id=user.id, created_at=utc_now(), expires_at=utc_now() + timedelta(days=1))
@@ -136,7 +153,7 @@ class TestPurge:
 
         assert before == {
             *("deleted_users", "sessions", "one_time_tokens", "api_keys", "items", "usage_counters"),
-            *("conversations", "messages"),
+            *("conversations", "conversation_events", "messages", "message_logs"),
         }
         assert outcome == Round(purged=1, interrupted=0)
         assert await places_of(user, database) == set()
@@ -157,7 +174,8 @@ class TestPurge:
         assert {name: rows for name, rows in untouched.items() if rows} == {
             n: rows for n, rows in before.items() if rows
         }
-        for name, field in (("items", "owner_id"), ("usage_counters", "user_id"), ("one_time_tokens", "user_id")):
+        fields = {"items": "owner_id", "usage_counters": "user_id", "one_time_tokens": "user_id"}
+        for name, field in {**fields, "message_logs": "user_id"}.items():
             assert await database[name].count_documents({field: friend.id}) == 3
         assert await ApiKey.find({"owner_id": friend.id}).count() == 1
         assert await Message.find({"user_id": friend.id, "content": {"$regex": "^From the friend"}}).count() == 2

@@ -18,7 +18,8 @@ from app.schemas.conversation import (
     summary_of,
 )
 from app.schemas.page import ConversationQuery
-from app.services import conversation_service, search_service
+from app.schemas.read_mark import ReadMarkMove, ReadMarkRead
+from app.services import conversation_service, participant_service, read_mark_service, search_service
 
 router = APIRouter(prefix="/api/v1/conversations", tags=["conversations"])
 
@@ -95,7 +96,7 @@ async def add_participant(
     request: Request, conversation_id: Id, body: ParticipantAdd, writer: ConversationsWriter
 ) -> Response:
     """Let a user take part. Adding one who does already changes nothing."""
-    await conversation_service.add_participant(conversation_id, body, by=writer)
+    await participant_service.add(conversation_id, body, by=writer)
     return await _shown(request, conversation_id, writer, HTTPStatus.CREATED)
 
 
@@ -108,7 +109,13 @@ async def remove_participant(
     request: Request, conversation_id: Id, user_id: Id, writer: ConversationsWriter
 ) -> Response:
     """Let a user no longer take part, or leave yourself. The answer to leaving is empty: 204."""
-    await conversation_service.remove_participant(conversation_id, user_id, by=writer)
+    await participant_service.remove(conversation_id, user_id, by=writer)
     if user_id == writer.user_id and not writer.reaches_all(Scope.CONVERSATIONS_READ):
         return Response(status_code=HTTPStatus.NO_CONTENT)
     return await _shown(request, conversation_id, writer)
+
+
+@router.post("/{conversation_id}/read")
+async def mark_read(conversation_id: Id, body: ReadMarkMove, writer: ConversationsWriter) -> ReadMarkRead:
+    """Everything up to the message is read. The mark never moves back. Users mark for themselves."""
+    return await read_mark_service.move(conversation_id, body, by=writer)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ConversationsReader, ConversationsWriter, Id, MessageList
 from app.api.responses import JsonResponse, listed
-from app.schemas.message import MessageCreate, MessageRead
+from app.schemas.message import MessageBatch, MessageCreate, MessageRead
 from app.services import message_service
 
 router = APIRouter(prefix="/api/v1/conversations/{conversation_id}/messages", tags=["messages"])
@@ -26,3 +26,9 @@ async def list_messages(
 async def post_message(conversation_id: Id, body: MessageCreate, writer: ConversationsWriter) -> Response:
     """Write a message. Users write as themselves; services for any participant."""
     return JsonResponse(await message_service.post(conversation_id, body, by=writer), HTTPStatus.CREATED)
+
+
+@router.post("/batch", status_code=HTTPStatus.CREATED, response_model=list[MessageRead])
+async def post_messages(conversation_id: Id, body: MessageBatch, writer: ConversationsWriter) -> Response:
+    """Write up to 500 messages in this order, all of them or none."""
+    return JsonResponse(await message_service.post_all(conversation_id, body, by=writer), HTTPStatus.CREATED)
