@@ -28,6 +28,7 @@ from app.models.message_log import MessageLog
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
+from app.models.upload import Upload
 from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 
@@ -52,6 +53,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     OneTimeToken,
     OutgoingMail,
     Session,
+    Upload,
     UsageCounter,
     UsageTotal,
     User,

@@ -27,6 +27,20 @@ class ConversationEventType(StrEnum):
     TYPING = "typing"
 
 
+class UploadStatus(StrEnum):
+    """Only what is clean can be read."""
+
+    PENDING = "pending"
+    CLEAN = "clean"
+    INFECTED = "infected"
+    FAILED = "failed"
+
+
+class Visibility(StrEnum):
+    PRIVATE = "private"
+    PUBLIC = "public"
+
+
 class MailKind(StrEnum):
     """Each has a template of that name in `app/templates/mail`."""
 

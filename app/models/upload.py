@@ -1,0 +1,41 @@
+from datetime import datetime
+
+from beanie import PydanticObjectId
+from pydantic import Field
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from app.core.clock import utc_now
+from app.models.base import BaseDocument
+from app.models.enums import UploadStatus, Visibility
+
+
+class Upload(BaseDocument):
+    """A file of a user. Its bytes, and what is made of them, are in the storage, as parts of `stem`.
+
+    `size` counts against its owner from the moment it is pending: until the bytes are all there it is what was
+    reserved for them. `due_at` is when one that is pending is given up, unless whoever receives it prolongs it.
+    """
+
+    owner_id: PydanticObjectId | None
+    filename: str
+    content_type: str
+    size: int
+    sha256: str | None = None
+    stem: str
+    status: UploadStatus = UploadStatus.PENDING
+    reason: str | None = None  # why it failed, or what was found in it
+    visibility: Visibility = Visibility.PRIVATE
+    conversation_id: PydanticObjectId | None = None
+    variants: list[int] = Field(default_factory=list)  # sizes of the thumbnails that are there
+    has_text: bool = False
+    due_at: datetime | None = None
+    updated_at: datetime = Field(default_factory=utc_now)
+
+    class Settings:
+        name = "uploads"
+        indexes = [  # noqa: RUF012
+            IndexModel([("owner_id", ASCENDING), ("_id", DESCENDING)], name="owner_latest"),
+            IndexModel([("conversation_id", ASCENDING), ("_id", DESCENDING)], name="conversation_latest", sparse=True),
+            IndexModel([("stem", ASCENDING)], name="stem_unique", unique=True),
+            IndexModel([("due_at", ASCENDING)], name="due", sparse=True),
+        ]
