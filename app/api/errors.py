@@ -40,6 +40,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.InvalidContentError: HTTPStatus.UNPROCESSABLE_ENTITY,
     exceptions.LimitReachedError: HTTPStatus.TOO_MANY_REQUESTS,
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.ScannerUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
@@ -151,7 +152,7 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return _CLOSE
     if isinstance(error, exceptions.LimitReachedError) and error.retry_after is not None:
         return {"Retry-After": str(error.retry_after)}
-    if isinstance(error, exceptions.DatabaseUnavailableError):
+    if isinstance(error, exceptions.DatabaseUnavailableError | exceptions.ScannerUnavailableError):
         return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
     return {}
 
