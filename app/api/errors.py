@@ -41,6 +41,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.LimitReachedError: HTTPStatus.TOO_MANY_REQUESTS,
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.StorageUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.ScannerUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
@@ -48,6 +49,11 @@ _CODE_OF_STATUS: Final = {
 }
 _MOST_TOLD: Final = 100  # mistakes in one answer
 _RETRY_AFTER_SECONDS: Final = 2
+_AWAY: Final = (
+    exceptions.DatabaseUnavailableError,
+    exceptions.StorageUnavailableError,
+    exceptions.ScannerUnavailableError,
+)
 _CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 _FORM_WANTED: Final = f"The body must be a form, with Content-Type: {_FORM_TYPES[0]}."
@@ -153,7 +159,7 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return _CLOSE
     if isinstance(error, exceptions.LimitReachedError) and error.retry_after is not None:
         return {"Retry-After": str(error.retry_after)}
-    if isinstance(error, exceptions.DatabaseUnavailableError | exceptions.StorageUnavailableError):
+    if isinstance(error, _AWAY):
         return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
     return {}
 
