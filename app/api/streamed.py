@@ -4,6 +4,7 @@ from typing import Final
 
 from starlette.types import Scope
 
+MAX_FORM_BYTES: Final = 64 * 1024  # of a form, besides its file
 _STREAMED: Final = frozenset({("POST", "/api/v1/uploads")})
 
 

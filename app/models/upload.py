@@ -1,4 +1,5 @@
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from beanie import PydanticObjectId
 from pydantic import Field
@@ -7,6 +8,18 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from app.core.clock import utc_now
 from app.models.base import BaseDocument
 from app.models.enums import UploadStatus, Visibility
+
+# After how long one that is pending is given up. Whoever receives it prolongs that several times in between.
+GIVEN_UP_AFTER: Final = timedelta(minutes=5)
+
+
+class DeletedUpload(BaseDocument):
+    """An upload that is gone, and whose bytes are still being removed. Empty but for a moment."""
+
+    stem: str
+
+    class Settings:
+        name = "deleted_uploads"
 
 
 class Upload(BaseDocument):
