@@ -221,6 +221,13 @@ PATCH  items/{item_id}                                        own       ? x+++++
 PATCH  items/{item_id}                                        user      ? x0000++ 0x++
 DELETE items/{item_id}                                        own       ? x++++++ +...
 DELETE items/{item_id}                                        user      ? x0000++ 0x++
+# Uploads
+GET    uploads                                                -         ? +++++++ ++x+
+POST   uploads                                                -         ? x++++++ +x++
+GET    uploads/{upload_id}                                    own       ? +++++++ +...
+GET    uploads/{upload_id}                                    user      ? 00000++ 0+x+
+DELETE uploads/{upload_id}                                    own       ? x++++++ +...
+DELETE uploads/{upload_id}                                    user      ? x0000++ 0x++
 """
 
 
