@@ -30,6 +30,7 @@ from app.services import refusal_service
 
 STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.InvalidRequestError: HTTPStatus.BAD_REQUEST,
+    exceptions.RangeNotSatisfiableError: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     exceptions.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
     exceptions.ForbiddenError: HTTPStatus.FORBIDDEN,
     exceptions.NotFoundError: HTTPStatus.NOT_FOUND,
@@ -40,6 +41,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.InvalidContentError: HTTPStatus.UNPROCESSABLE_ENTITY,
     exceptions.LimitReachedError: HTTPStatus.TOO_MANY_REQUESTS,
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
@@ -152,7 +154,9 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return _CLOSE
     if isinstance(error, exceptions.LimitReachedError) and error.retry_after is not None:
         return {"Retry-After": str(error.retry_after)}
-    if isinstance(error, exceptions.DatabaseUnavailableError):
+    if isinstance(error, exceptions.RangeNotSatisfiableError):
+        return {"Content-Range": f"bytes */{error.size}"}
+    if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE:
         return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
     return {}
 

@@ -125,6 +125,7 @@ class AuditAction(StrEnum):
     SESSION_REFUSED = "session:refused"
     SESSION_REUSE_DETECTED = "session:reuse_detected"
     SESSIONS_ENDED = "sessions:ended"
+    UPLOAD_LINKED = "upload:linked"
     USER_CREATED = "user:created"
     USER_CREDITED = "user:credited"
     USER_DELETED = "user:deleted"

@@ -28,6 +28,8 @@ class Upload(BaseDocument):
     conversation_id: PydanticObjectId | None = None
     variants: list[int] = Field(default_factory=list)  # sizes of the thumbnails that are there
     has_text: bool = False
+    thumbnail_fault: str | None = None  # why there are none, when that lies in the file
+    text_fault: str | None = None
     due_at: datetime | None = None
     updated_at: datetime = Field(default_factory=utc_now)
 
