@@ -36,6 +36,7 @@ from app.services.conversation_service import finish_deletions
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
 from app.services.mail_service import send_forever
+from app.services.storage import open_storage
 
 _EXPOSED_HEADERS = [
     *("Link", "ETag", "X-Request-ID", "Retry-After", "Idempotent-Replayed"),
@@ -114,6 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     use_settings(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(settings))
+        await stack.enter_async_context(open_storage(settings))
         await _connect_rate_limiter(app.state.rate_limiter, stack)
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")

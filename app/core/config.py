@@ -22,6 +22,7 @@ from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
 from app.core.shared_rate_limit import StoreUrl
 from app.core.smtp_server import SmtpServer
+from app.core.storage_checks import faults_of_storage
 
 
 class Environment(StrEnum):
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
     workers: int = Field(1, ge=1, le=256, description="Worker processes")
 
-    data_dir: Path = Field(Path("data"), description="Embedded database and generated development secret")
+    data_dir: Path = Field(Path("data"), description="Embedded database, uploads and generated development secret")
     database_url: SecretStr = Field(SecretStr("embedded"), description="embedded, or mongodb://host/name")
     mongod_path: Path | None = Field(
         None, description="The mongod for DATABASE_URL=embedded, when it is not found by itself"
@@ -155,6 +156,21 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body")
 
+    max_upload_bytes: int = Field(5 * 1024**3, ge=1, description="Largest uploaded file")
+    azure_storage_connection_string: SecretStr | None = Field(
+        None, description="Storage account of uploads, with its AccountKey; without it they are in DATA_DIR/uploads"
+    )
+    azure_storage_account_url: str | None = Field(
+        None, description="The same by managed identity: https://account.blob.core.windows.net"
+    )
+    azure_storage_container: str = Field(
+        "uploads",
+        max_length=63,
+        pattern="^[a-z0-9](-?[a-z0-9]){2,62}$",
+        description="Container of uploads, made when it is missing; private",
+    )
+    upload_redirect: bool = Field(False, description="Downloads are redirected to the storage account")
+
     @field_validator(
         "previous_secret_keys",
         "encryption_keys",
@@ -209,7 +225,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:
-        faults = faults_of_secrets(self)
+        faults = faults_of_secrets(self) + faults_of_storage(self)
         if self.environment is Environment.PRODUCTION:
             faults += faults_in_production(self)
         if faults:

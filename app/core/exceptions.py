@@ -130,9 +130,17 @@ class NotFoundError(AppError):
     message = "There is no such resource."
 
 
+class ObjectNotFoundError(NotFoundError):
+    """The storage has no such object."""
+
+
 class ConflictError(AppError):
     code = "conflict"
     message = "The resource is not in a state that allows that."
+
+
+class ObjectExistsError(ConflictError):
+    """The storage has an object of this key, and none is ever overwritten."""
 
 
 class EmailTakenError(ConflictError):
@@ -252,3 +260,8 @@ class BusyError(AppError):
 
     code = "busy"
     message = "There is too much to do. Try again shortly."
+
+
+class StorageUnavailableError(AppError):
+    code = "storage_unavailable"
+    message = "The storage of files does not answer. Try again shortly."
