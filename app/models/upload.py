@@ -36,8 +36,23 @@ class Upload(BaseDocument):
     class Settings:
         name = "uploads"
         indexes = [  # noqa: RUF012
-            IndexModel([("owner_id", ASCENDING), ("_id", DESCENDING)], name="owner_latest"),
-            IndexModel([("conversation_id", ASCENDING), ("_id", DESCENDING)], name="conversation_latest", sparse=True),
+            IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="latest"),
+            IndexModel(
+                [("status", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="status_latest",
+            ),
+            IndexModel(
+                [("owner_id", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="owner_latest",
+            ),
+            IndexModel(
+                [("owner_id", ASCENDING), ("status", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="owner_status_latest",
+            ),
+            IndexModel(
+                [("conversation_id", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="conversation_latest",
+            ),
             IndexModel([("stem", ASCENDING)], name="stem_unique", unique=True),
             IndexModel([("due_at", ASCENDING)], name="due", sparse=True),
         ]

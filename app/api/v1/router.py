@@ -29,6 +29,7 @@ from app.api.v1.endpoints import (
     pages,
     single_messages,
     staff,
+    uploads,
     usage,
     users,
 )
@@ -54,6 +55,7 @@ ROUTERS = (
     deleted_users,
     jobs,
     items,
+    uploads,
     health,
     jwks,
     bootstrap,
