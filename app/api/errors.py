@@ -153,13 +153,16 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.context["needed"]}"'}
     if isinstance(error, exceptions.PayloadTooLargeError):
         return _CLOSE
-    if isinstance(error, exceptions.LimitReachedError) and error.retry_after is not None:
-        return {"Retry-After": str(error.retry_after)}
     if isinstance(error, exceptions.RangeNotSatisfiableError):
         return {"Content-Range": f"bytes */{error.size}"}
-    if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE:
-        return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
-    return {}
+    seconds = _seconds_to_wait(error)
+    return {} if seconds is None else {"Retry-After": str(seconds)}
+
+
+def _seconds_to_wait(error: AppError) -> int | None:
+    if isinstance(error, exceptions.LimitReachedError):
+        return error.retry_after
+    return _RETRY_AFTER_SECONDS if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE else None
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:

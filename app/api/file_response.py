@@ -1,11 +1,11 @@
-"""A file from the storage as an answer: conditional requests and ranges (RFC 9110, 13 and 14), and what browsers heed."""
+"""A file from the storage as an answer: conditions and ranges (RFC 9110, 13 and 14), and what browsers heed."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -73,7 +73,7 @@ async def file_response(request: Request, file: StoredFile) -> Response:
         return Response(None, status, headers)
     first, last = (0, None) if wanted is None else wanted
     # With a first chunk in hand the answer can still be another one.
-    source = get_storage().read(file.key, first=first, last=last)
+    source = cast("Source", get_storage().read(file.key, first=first, last=last))
     try:
         return _StreamedFile(source, await anext(source, b""), status, headers)
     except ObjectNotFoundError as error:
@@ -142,5 +142,5 @@ async def _after(first: bytes, source: Source) -> Source:
 
 
 def _lost(file: StoredFile) -> NotFoundError:
-    _log.error("stored_object_missing", key=file.key)
+    _log.error("stored_object_missing", stored=file.key)
     return NotFoundError("The file is no longer there.")

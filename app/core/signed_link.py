@@ -18,7 +18,7 @@ _PURPOSE: Final = "upload link"
 
 
 class Permission(NamedTuple):
-    """What a link is for: the upload, the last part of the path, and what the query chooses; all as the link says it."""
+    """What a link is for: the upload, the last part of the path, and what the query chooses, as the link says it."""
 
     upload_id: str
     part: str

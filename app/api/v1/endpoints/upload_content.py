@@ -1,5 +1,3 @@
-from http import HTTPStatus
-
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import Id, UploadsReader
@@ -36,7 +34,7 @@ async def read_upload_text(upload_id: Id, request: Request, reader: FileReader) 
     return await file_response(request, await upload_variant_service.text(upload_id, by=reader))
 
 
-@router.post("/{upload_id}/url", response_model=SignedUrl, status_code=HTTPStatus.OK)
+@router.post("/{upload_id}/url")
 async def make_upload_url(upload_id: Id, body: SignedUrlCreate, reader: UploadsReader) -> SignedUrl:
     """A link to the file, or to a thumbnail of it, that works without credentials for at most seven days."""
     return await upload_link_service.make(upload_id, body, by=reader)
