@@ -23,15 +23,16 @@ START_SECONDS = 30
 class AzuriteServer:
     """A server on a port of its own that it keeps, however often it is started."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, *options: str) -> None:
         self.port = _free_port()
+        self.scheme = "https" if "--cert" in options else "http"
         self._command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(folder)]
-        self._command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+        self._command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck", *options]
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+        return f"{self.scheme}://127.0.0.1:{self.port}/{ACCOUNT}"
 
     @property
     def connection(self) -> str:
@@ -74,7 +75,7 @@ def program() -> str | None:
 
 
 @contextmanager
-def running_azurite() -> Iterator[AzuriteServer]:
+def running_azurite(*options: str) -> Iterator[AzuriteServer]:
     """Without one the test is skipped, where the tests are run for good it fails."""
     found = program()
     if found is None:
@@ -83,7 +84,7 @@ def running_azurite() -> Iterator[AzuriteServer]:
             pytest.fail(missing)
         pytest.skip(missing)
     folder = Path(tempfile.mkdtemp(prefix="azurite-"))
-    server = AzuriteServer(found, folder)
+    server = AzuriteServer(found, folder, *options)
     try:
         yield server
     finally:

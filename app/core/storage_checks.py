@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from app.core.network import is_loopback
+
 if TYPE_CHECKING:
     from app.core.config import Settings
 
@@ -46,7 +48,10 @@ def _faults_of_connection(connection: str) -> list[str]:
 
 def _faults_of_url(url: str) -> list[str]:
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    host = parts.hostname or ""
+    # Of another name Azure's client can't tell the account, which is part of every link's signature.
+    has_account = ".blob.core." in host or (is_loopback(host) and parts.path.strip("/"))
+    if parts.scheme not in {"http", "https"} or not has_account:
         return ["AZURE_STORAGE_ACCOUNT_URL is not like https://account.blob.core.windows.net"]
     if parts.query:
         return ["AZURE_STORAGE_ACCOUNT_URL holds a signature; the identity of this machine is used instead"]
