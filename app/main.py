@@ -33,6 +33,7 @@ from app.db.change_feed import follow_changes
 from app.db.startup import open_database
 from app.services import key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
+from app.services.file_worker import open_file_workers
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
 from app.services.mail_service import send_forever
@@ -117,6 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await stack.enter_async_context(open_database(settings))
         await stack.enter_async_context(open_storage(settings))
         await _connect_rate_limiter(app.state.rate_limiter, stack)
+        await stack.enter_async_context(open_file_workers(settings))
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")
         sender = asyncio.create_task(send_forever(), name="outbox")

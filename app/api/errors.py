@@ -42,6 +42,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.LimitReachedError: HTTPStatus.TOO_MANY_REQUESTS,
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.StorageUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.ScannerUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core import encryption, signing
 from app.core.development_secret import development_secret
+from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
 from app.core.network import parse_network
 from app.core.production import faults_in_production
@@ -170,6 +171,14 @@ class Settings(BaseSettings):
         description="Container of uploads, made when it is missing; private",
     )
     upload_redirect: bool = Field(False, description="Downloads are redirected to the storage account")
+    upload_allowed_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        DEFAULT_ALLOWED_TYPES,
+        description="Content types of files that are taken, comma-separated; by default pictures, PDF, office "
+        "documents, plain text, Markdown, CSV, JSON, ZIP, sound and film; nothing that a browser would run",
+    )
+    clamav_host: str | None = Field(None, description="Host of the clamd that scans every file; without it none is")
+    clamav_port: int = Field(3310, ge=1, le=65535, description="Port of the clamd")
+    scanner_fail_open: bool = Field(False, description="Take files unscanned while the clamd does not answer")
 
     @field_validator(
         "previous_secret_keys",
@@ -178,6 +187,7 @@ class Settings(BaseSettings):
         "cors_origins",
         "trusted_proxies",
         "trusted_hosts",
+        "upload_allowed_types",
         mode="before",
     )
     @classmethod

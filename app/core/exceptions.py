@@ -201,6 +201,16 @@ class WeakPasswordError(InvalidContentError):
     code = "weak_password"
 
 
+class FileRejectedError(InvalidContentError):
+    code = "file_rejected"
+    message = "This file is not accepted."
+
+
+class FileInfectedError(InvalidContentError):
+    code = "file_infected"
+    message = "The virus scanner found something harmful in this file. Nothing of it was kept."
+
+
 class LimitReachedError(AppError):
     """A limit is used up. `retry_after` is in whole seconds; none when waiting does not help."""
 
@@ -265,3 +275,8 @@ class BusyError(AppError):
 class StorageUnavailableError(AppError):
     code = "storage_unavailable"
     message = "The storage of files does not answer. Try again shortly."
+
+
+class ScannerUnavailableError(AppError):
+    code = "scanner_unavailable"
+    message = "The virus scanner does not answer, so files are not taken at the moment. Try again shortly."
