@@ -16,7 +16,7 @@ from app.core.stored_object import StoredObject
 BLOCK: Final = 4 * 1024 * 1024
 OPTIONS: Final[dict[str, Any]] = {
     "connection_timeout": 2,
-    "read_timeout": 4,
+    "read_timeout": 3.5,
     # Once more at once, then after a second. What was not answered in time is not asked again.
     "retry_policy": ExponentialRetry(
         initial_backoff=0, increment_base=1, retry_total=2, retry_connect=1, retry_read=0, random_jitter_range=0
@@ -24,7 +24,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "max_single_get_size": BLOCK,
     "max_chunk_get_size": BLOCK,
 }
-_PATIENCE: Final = 4.5  # seconds without a sign of life: a request is answered within 5 s
+_PATIENCE: Final = 4.0  # seconds without a sign of life: a request is answered within 5 s
 _UPLOADING: Final = 600  # seconds for a block that moves; one that does not has been given up long before
 _PACKET: Final = 64 * 1024
 _WRITER: Final = "writer"

@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 _THREADS: Final = 8
 _BLOCK: Final = 1024 * 1024
-_PATIENCE: Final = 4.5  # seconds for a look at the disk: a request is answered within 5 s
+_PATIENCE: Final = 4.0  # seconds for a look at the disk: a request is answered within 5 s
 _WRITING: Final = 60.0  # seconds for a block, or for bringing a file to the disk: a busy one is slow, not away
 _SHARD: Final = 2  # digits
 _IS_SHARD: Final = re.compile("[0-9a-f]{2}")

@@ -12,6 +12,10 @@ _BUFFER = 32 * 1024
 @asynccontextmanager
 async def slow_way_to(port: int, *, bytes_per_second: int) -> AsyncIterator[int]:
     """The port of its near end. What is sent there waits in no large buffer: whoever sends is held up."""
+    ways: list[asyncio.Task[None]] = []
+
+    def accept(reader: StreamReader, writer: StreamWriter) -> None:
+        ways.append(asyncio.create_task(carry(reader, writer)))
 
     async def carry(reader: StreamReader, writer: StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
@@ -19,12 +23,17 @@ async def slow_way_to(port: int, *, bytes_per_second: int) -> AsyncIterator[int]
 
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    # As on a real network. The segments within a machine are so long that the sender's buffer holds megabytes.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
     listening.bind(("127.0.0.1", 0))
-    server = await asyncio.start_server(carry, sock=listening, limit=_BUFFER)
+    server = await asyncio.start_server(accept, sock=listening, limit=_BUFFER)
     try:
         yield int(listening.getsockname()[1])
     finally:
         server.close()
+        for task in ways:
+            task.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
 
 
 async def _copy(reader: StreamReader, writer: StreamWriter, pause: float) -> None:
