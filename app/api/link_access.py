@@ -1,6 +1,6 @@
 """Who may read or put the bytes of an upload: a principal, or whoever has a signed link to just that."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
@@ -37,7 +37,6 @@ async def _require_link(request: Request) -> None:
 
 
 FileReader = Annotated[Principal, Depends(file_reader)]
-BytesPutter = Depends(bytes_putter)
 Content = Annotated[FileQuery, Depends(QueryOf(FileQuery))]
 ThumbnailChoice = Annotated[ThumbnailQuery, Depends(QueryOf(ThumbnailQuery))]
-Put = Depends(QueryOf(PutQuery))
+LINK_ONLY: Final = (Depends(bytes_putter), Depends(QueryOf(PutQuery)))

@@ -1,16 +1,12 @@
 """Links that need no credentials, to this service or to the storage itself; and downloads that are sent there."""
 
-import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from io import BytesIO
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import pytest
-from httpx import AsyncClient, Response
+from httpx import AsyncClient
 from PIL import Image
-from pydantic import SecretStr
 
 from app.core import signed_link
 from app.core.clock import utc_now
@@ -19,50 +15,15 @@ from app.models.audit_event import AuditEvent
 from app.models.enums import UploadStatus, Visibility
 from app.models.upload import Upload
 from app.services.storage import get_storage
-from tests.azurite_server import AzuriteServer, running_azurite
+from tests.azure_app import HOME, ServeStorage, azurite, client, follow, home, serve_azure, serve_either
 from tests.conftest import Serve
 from tests.factories import SignedInUser, make_api_key, make_conversation, make_signed_in
 from tests.hostile_files import picture
 from tests.stored_uploads import store_upload
 
-HOME = "https://files.example"
+__all__ = ["azurite", "client", "home", "serve_azure", "serve_either"]  # fixtures
+
 PICTURE = picture(size=(400, 200))
-
-ServeStorage = Callable[..., AbstractAsyncContextManager[AsyncClient]]
-
-
-@pytest.fixture(scope="session")
-def azurite() -> Iterator[AzuriteServer]:
-    with running_azurite() as server:
-        yield server
-
-
-@pytest.fixture
-def serve_azure(serve: Serve, azurite: AzuriteServer) -> ServeStorage:
-    def start(**settings: object) -> AbstractAsyncContextManager[AsyncClient]:
-        return serve(
-            public_url=HOME,
-            azure_storage_connection_string=SecretStr(azurite.connection),
-            azure_storage_container=f"test-{secrets.token_hex(8)}",
-            **settings,
-        )
-
-    return start
-
-
-@pytest.fixture(params=["folder", "azure"])
-async def client(request: pytest.FixtureRequest, serve: Serve) -> AsyncIterator[AsyncClient]:
-    """The application on either storage."""
-    folder = request.param == "folder"
-    async with serve(public_url=HOME) if folder else request.getfixturevalue("serve_azure")() as client:
-        yield client
-
-
-@pytest.fixture
-async def home(serve: Serve) -> AsyncIterator[AsyncClient]:
-    """The application on a folder, to which it signs links itself."""
-    async with serve(public_url=HOME) as client:
-        yield client
 
 
 @pytest.fixture
@@ -74,14 +35,6 @@ async def make_link(client: AsyncClient, upload: Upload, user: SignedInUser, **b
     answer = await client.post(f"/api/v1/uploads/{upload.id}/url", headers=user.headers, json=body)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["url"])
-
-
-async def follow(client: AsyncClient, url: str, **headers: str) -> Response:
-    """As somebody who has nothing but the link."""
-    if url.startswith(HOME):
-        return await client.get(url.removeprefix(HOME), headers=headers)
-    async with AsyncClient() as stranger:
-        return await stranger.get(url, headers=headers)
 
 
 def changed(url: str, **query: str | None) -> str:
