@@ -21,6 +21,7 @@ from app.api.middleware import (
     UnexpectedErrorMiddleware,
 )
 from app.api.openapi import describe
+from app.api.streamed import MAX_FORM_BYTES
 from app.api.v1.router import all_routes
 from app.core import background
 from app.core.config import Environment, Settings, use_settings
@@ -103,7 +104,11 @@ def _middleware(settings: Settings) -> list[Middleware]:
         )
     return [
         *stack,
-        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
+        Middleware(
+            BodyLimitMiddleware,
+            max_bytes=settings.max_body_bytes,
+            max_streamed_bytes=settings.max_upload_bytes + MAX_FORM_BYTES,
+        ),
         Middleware(TrailingSlashMiddleware),
         Middleware(IdempotencyMiddleware),
         Middleware(UnexpectedErrorMiddleware),

@@ -1,13 +1,17 @@
 """`Idempotency-Key` on every POST that shows who is calling, in one place."""
 
+import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import Context
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from pymongo.errors import PyMongoError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.streamed import is_streamed
 from app.core import background
 from app.core.context import current_context
 from app.core.exceptions import InvalidRequestError
@@ -27,6 +31,7 @@ PARAMETER: Final[Mapping[str, Any]] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 _KEY: Final = re.compile(r"[!-~]{1,255}")
+_PROLONGED_EVERY_SECONDS: Final = 20.0
 _ATTEMPT: Final = "octopus.idempotency"
 
 _log = get_logger(__name__)
@@ -45,7 +50,7 @@ async def begin(request: Request, caller: Principal) -> None:
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
         raise InvalidRequestError("Idempotency-Key must be one header of 1 to 255 visible ASCII characters.")
     place = f"{request.method} {request.scope['path']}?{request.url.query}\n"
-    begun = await idempotency_service.begin(_name(caller), keys[0], place.encode() + await request.body())
+    begun = await idempotency_service.begin(_name(caller), keys[0], place.encode() + await _content(request))
     if isinstance(begun, Answer):
         raise _Replayed(begun)
     request.scope[_ATTEMPT] = begun
@@ -81,9 +86,11 @@ class IdempotencyMiddleware:
                     await _finish(scope, Answer(status, headers, bytes(body)))
             await send(message)
 
+        keeper = asyncio.get_running_loop().create_task(_keep_hold(scope), context=Context())
         try:
             await self.app(scope, receive, send_kept)
         finally:
+            keeper.cancel()
             attempt: Attempt | None = scope.get(_ATTEMPT)
             if attempt is not None and not is_answered:  # the caller is gone, or half an answer is out
                 background.start(idempotency_service.release(attempt), name="release_idempotency_key")
@@ -106,6 +113,24 @@ async def _replay(_: Request, replayed: Exception) -> Response:
     response = Response(answer.body, answer.status)
     response.raw_headers = [*answer.headers, (REPLAYED.lower().encode(), b"true")]
     return response
+
+
+async def _content(request: Request) -> bytes:
+    """The body; of one that is not kept, as much as is known before it is read. A boundary is new each time."""
+    if not is_streamed(request.scope):
+        return await request.body()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return f"{request.headers.get('content-length')} {kind}".encode()
+
+
+async def _keep_hold(scope: Scope) -> None:
+    """Let nobody else carry the request out for as long as it takes."""
+    while True:
+        await asyncio.sleep(_PROLONGED_EVERY_SECONDS)
+        attempt: Attempt | None = scope.get(_ATTEMPT)
+        with suppress(PyMongoError):
+            if attempt is not None:
+                await idempotency_service.prolong(attempt)
 
 
 def _name(caller: Principal) -> str:

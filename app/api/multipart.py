@@ -7,7 +7,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -15,6 +15,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from app.core.exceptions import InvalidContentError, InvalidRequestError, UnsupportedMediaTypeError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 FORM_TYPE: Final = "multipart/form-data"
 FILE: Final = "file"
@@ -125,7 +128,7 @@ class _Parts:
         self._value = b""
 
     @property
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin_part,
             "on_header_field": lambda data, start, end: self._add_to_header(0, data[start:end]),

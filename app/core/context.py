@@ -1,6 +1,7 @@
 """What is known of the request under way, for logs and audit events, wherever in the code they are written."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,17 @@ _NO_REQUEST = RequestContext()
 _current: ContextVar[RequestContext] = ContextVar("request_context", default=_NO_REQUEST)
 
 set_context = _current.set
+
+
+@contextmanager
+def on_the_side() -> Iterator[None]:
+    """What is changed inside is not yet what the request asks for: nobody is called before it is committed."""
+    context = current_context()
+    before_commit, context.before_commit = context.before_commit, None
+    try:
+        yield
+    finally:
+        context.before_commit = before_commit
 
 
 def current_context() -> RequestContext:

@@ -1,5 +1,7 @@
 """Requests that must not be carried out twice: one holder at a time, decided by single conditional writes."""
 
+from datetime import datetime
+
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
@@ -35,6 +37,12 @@ async def mark_committed(record_id: bytes, holder: ObjectId) -> bool:
         where, {"$set": {"state": IdempotencyState.COMMITTED}}
     )
     return result.matched_count == 1
+
+
+async def prolong(record_id: bytes, holder: ObjectId, *, until: datetime) -> None:
+    await IdempotencyRecord.get_pymongo_collection().update_one(
+        {"_id": record_id, "holder": holder}, {"$set": {"until": until}}
+    )
 
 
 async def keep_answer(record_id: bytes, holder: ObjectId, answer: bytes) -> None:

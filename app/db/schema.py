@@ -28,7 +28,7 @@ from app.models.message_log import MessageLog
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
-from app.models.upload import Upload
+from app.models.upload import DeletedUpload, Upload
 from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 
@@ -42,6 +42,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     Conversation,
     ConversationEvent,
     DeletedConversation,
+    DeletedUpload,
     DeletedUser,
     IdempotencyRecord,
     Installation,

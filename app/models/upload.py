@@ -1,4 +1,5 @@
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from beanie import PydanticObjectId
 from pydantic import Field
@@ -7,6 +8,18 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from app.core.clock import utc_now
 from app.models.base import BaseDocument
 from app.models.enums import UploadStatus, Visibility
+
+# After how long one that is pending is given up. Whoever receives it prolongs that several times in between.
+GIVEN_UP_AFTER: Final = timedelta(minutes=5)
+
+
+class DeletedUpload(BaseDocument):
+    """An upload that is gone, and whose bytes are still being removed. Empty but for a moment."""
+
+    stem: str
+
+    class Settings:
+        name = "deleted_uploads"
 
 
 class Upload(BaseDocument):
@@ -31,6 +44,8 @@ class Upload(BaseDocument):
     thumbnail_fault: str | None = None  # why there are none, when that lies in the file
     text_fault: str | None = None
     due_at: datetime | None = None
+    is_direct: bool = False  # its bytes are put by the client, and then checked
+    checked_until: datetime | None = None  # by when whoever checks them has said that it still does
     updated_at: datetime = Field(default_factory=utc_now)
 
     class Settings:

@@ -4,7 +4,14 @@ from beanie import PydanticObjectId
 from pydantic import AliasChoices, Field
 
 from app.models.enums import UploadStatus, Visibility
-from app.schemas.base import ResourceRead
+from app.schemas.base import RequestBody, ResourceId, ResourceRead
+
+
+class UploadCreate(RequestBody):
+    """What a form says of its file."""
+
+    visibility: Visibility = Visibility.PRIVATE
+    conversation_id: ResourceId | None = None
 
 
 class UploadRead(ResourceRead):

@@ -24,7 +24,7 @@ from app.models.idempotency_record import IdempotencyRecord
 
 MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 _KEPT: Final = timedelta(hours=24)
-_HOLD: Final = timedelta(seconds=60)  # longer than any request takes that has not yet committed anything
+_HOLD: Final = timedelta(seconds=60)  # prolonged while the request is carried out
 _PURPOSE: Final = "idempotent request"
 _SMALL_BYTES: Final = 64 * 1024  # up to here a thread costs more than the encryption
 
@@ -98,6 +98,11 @@ async def finish(attempt: Attempt, answer: Answer) -> None:
         )
     else:
         await release(attempt)
+
+
+async def prolong(attempt: Attempt) -> None:
+    """Hold on to a request that takes longer."""
+    await crud_idempotency.prolong(attempt.record_id, attempt.holder, until=utc_now() + _HOLD)
 
 
 async def release(attempt: Attempt) -> None:

@@ -4,7 +4,14 @@ from typing import Final
 
 from apscheduler.triggers.interval import IntervalTrigger
 
-from app.services import audit_chain_service, key_expiry_service, message_log_service, purge_service
+from app.services import (
+    audit_chain_service,
+    key_expiry_service,
+    message_log_service,
+    purge_service,
+    upload_orphan_service,
+    upload_removal_service,
+)
 from app.services.job_service import JobType
 
 JOBS: Final = (
@@ -49,5 +56,19 @@ JOBS: Final = (
         "every hour",
         IntervalTrigger(hours=1),
         message_log_service.prune,
+    ),
+    JobType(
+        upload_removal_service.JOB,
+        "Remove uploads that never came to an end, and the bytes of those that were deleted.",
+        "every minute",
+        IntervalTrigger(minutes=1),
+        upload_removal_service.clean_up,
+    ),
+    JobType(
+        "find_orphans",
+        "Look for bytes that no upload has, and for uploads without their bytes, and tell of them.",
+        "every day",
+        IntervalTrigger(days=1),
+        upload_orphan_service.find_orphans,
     ),
 )
