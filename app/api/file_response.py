@@ -24,11 +24,12 @@ _PRIVATE: Final = "private, no-cache"
 # Whatever is in the file, and however a browser opens it, it runs nothing and loads nothing.
 _POLICY: Final = "sandbox; default-src 'none'"
 _OF_UNCHANGED: Final = ("ETag", "Last-Modified", "Cache-Control")
+_ANYTHING: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 _PROBLEM: Final = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 # For the OpenAPI document.
 FILE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The file", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
-    206: {"description": "The range of it"},
+    200: {"description": "The file", "content": _ANYTHING},
+    206: {"description": "The range of it", "content": _ANYTHING},
     302: {"description": "It is at this address of the storage, for five minutes"},
     304: {"description": "It is what If-None-Match names, or not newer than If-Modified-Since"},
     409: {"description": "It is still being received or checked", "content": _PROBLEM},
