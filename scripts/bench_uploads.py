@@ -129,8 +129,8 @@ def _copy(port: int, headers: dict[str, str] | None, mib: int) -> tuple[float, f
 
 def _past(port: int, headers: dict[str, str], mib: int) -> Measured:
     """The same straight into the storage and out of it."""
-    service, size = HTTPConnection("127.0.0.1", port, timeout=600), mib * MIB
-    plan = _ask(service, "/api/v1/uploads/direct", headers, {"filename": "large.png", "size": size})
+    size = mib * MIB
+    plan = _ask(port, "/api/v1/uploads/direct", headers, {"filename": "large.png", "size": size})
     target = urlsplit(plan["url"])
     storage = HTTPConnection(str(target.hostname), target.port, timeout=600)
     own = {**plan["headers"], "Content-Length": str(size)}
@@ -138,13 +138,14 @@ def _past(port: int, headers: dict[str, str], mib: int) -> Measured:
     _send(storage, "PUT", f"{target.path}?{target.query}", own, mib)
     up = time.perf_counter() - started
     upload = f"/api/v1/uploads/{plan['upload']['id']}"
-    _ask(service, f"{upload}/complete", headers, None)
-    link = urlsplit(_ask(service, f"{upload}/url", headers, {})["url"])
+    _ask(port, f"{upload}/complete", headers, None)
+    link = urlsplit(_ask(port, f"{upload}/url", headers, {})["url"])
     return Measured(mib / up, mib / _fetch(storage, f"{link.path}?{link.query}", {}, size), 0.0)
 
 
-def _ask(connection: HTTPConnection, path: str, headers: dict[str, str], body: Any) -> Any:
+def _ask(port: int, path: str, headers: dict[str, str], body: Any) -> Any:
     content = None if body is None else json.dumps(body)
+    connection = HTTPConnection("127.0.0.1", port, timeout=600)
     connection.request("POST", path, content, {**headers, "Content-Type": "application/json"})
     answer = connection.getresponse()
     text = answer.read()

@@ -349,6 +349,18 @@ class TestPut:
         assert left == []
         assert again.status_code == 204
 
+    async def test_reads_no_further_when_there_are_more(self, home: AsyncClient, bob: SignedInUser) -> None:
+        plan = await announce(home, bob)
+
+        async def endless() -> AsyncIterator[bytes]:
+            while True:
+                yield PICTURE
+
+        answer = await asyncio.wait_for(put(home, plan, endless()), 10)
+
+        assert (answer.status_code, answer.json()["code"]) == (422, "file_rejected")
+        assert await stored_keys() == []
+
     async def test_needs_the_whole_link(self, home: AsyncClient, bob: SignedInUser) -> None:
         plan, other = await announce(home, bob), await announce(home, bob)
         url = plan["url"].removeprefix(HOME)
