@@ -145,11 +145,11 @@ async def owned_stems(stems: Collection[str]) -> set[str]:
     return {row["stem"] for row in rows}
 
 
-async def clean_stems(*, after: str, until: str | None, before: datetime, limit: int) -> list[Raw]:
-    """Clean uploads that nothing has changed since then, in the order of their stems, of one stretch of these."""
+async def by_stem(*, after: str, until: str | None, limit: int) -> list[Raw]:
+    """Uploads in the order of their stems, of one stretch of these."""
     stretch = {"$gt": after} | ({} if until is None else {"$lte": until})
-    where = {"stem": stretch, "status": UploadStatus.CLEAN, "updated_at": {"$lt": before}}
-    return await find_batch("uploads", where, fields={"stem": 1}, sort={"stem": ASCENDING}, limit=limit)
+    fields = {"stem": 1, "status": 1, "updated_at": 1}
+    return await find_batch("uploads", {"stem": stretch}, fields=fields, sort={"stem": ASCENDING}, limit=limit)
 
 
 async def notes(*, after: ObjectId | None, limit: int) -> list[Raw]:

@@ -5,13 +5,15 @@ what a backup of the database is about to know of again.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple, cast
 
 from app.core.clock import utc_now
 from app.core.logging_config import get_logger
 from app.core.stored_object import StoredObject, key_of
 from app.crud import crud_upload
+from app.db.mongo import Raw
+from app.models.enums import UploadStatus
 from app.services.storage import get_storage
 
 _BATCH: Final = 500
@@ -81,11 +83,16 @@ async def _unowned(batch: Sequence[StoredObject], before: datetime) -> list[Stor
 
 
 async def _missing(after: str, until: str | None, keys: set[str], before: datetime) -> AsyncIterator[list[str]]:
-    """The ids of the uploads of a stretch whose object is not among these keys, and is not there after all."""
-    while rows := await crud_upload.clean_stems(after=after, until=until, before=before, limit=_BATCH):
-        doubtful = [row for row in rows if key_of(row["stem"]) not in keys]
+    """The ids of the clean uploads of a stretch whose object is not among these keys, and is not there after all."""
+    while rows := await crud_upload.by_stem(after=after, until=until, limit=_BATCH):
+        settled = [row for row in rows if row["status"] == UploadStatus.CLEAN and _time(row) < before]
+        doubtful = [row for row in settled if key_of(row["stem"]) not in keys]
         yield [str(row["_id"]) for row in doubtful if await get_storage().stat(key_of(row["stem"])) is None]
         after = rows[-1]["stem"]
+
+
+def _time(row: Raw) -> datetime:
+    return cast("datetime", row["updated_at"]).replace(tzinfo=UTC)
 
 
 def _stem(each: StoredObject) -> str:

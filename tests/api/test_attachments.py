@@ -101,7 +101,7 @@ class TestAttach:
 
     async def test_in_a_batch_is_refused_naming_the_message(self, scene: Scene) -> None:
         mine, foreign = await make_upload(scene.ada), await make_upload(scene.bob)
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"content": "one", "attachment_ids": [str(mine.id)]},
             {"content": "two"},
             {"content": "three", "attachment_ids": [str(mine.id), str(foreign.id)]},
@@ -144,7 +144,7 @@ class TestAttach:
     async def test_by_a_service_is_asked_of_each_writer(self, scene: Scene) -> None:
         service = await make_api_key("read", "write")
         of_bob, of_nobody_here = await make_upload(scene.bob), await make_upload(await make_signed_in())
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"content": "one", "user_id": str(person.id), "attachment_ids": [str(upload.id)]}
             for person, upload in ((scene.bob, of_bob), (scene.ada, of_nobody_here), (scene.bob, of_nobody_here))
         ]

@@ -41,6 +41,7 @@ Body = dict[str, Any]
 NEW_PASSWORD: Final = "walrus-Compass-77-lagoon"
 STAFF: Final = {f"support {level}": level for level in (1, 2, 3)}
 SERVICE_KEYS: Final = {"read key": "read", "write key": "write", "admin key": "admin"}
+FILES: Final = ("POST /api/v1/uploads",)
 FORMS: Final = ("/auth/token", "/auth/introspect", "/form")
 
 
@@ -289,6 +290,7 @@ async def answer(row: Row, caller: str, client: AsyncClient) -> int:
         url,
         headers=scene.headers,
         data=sent if is_form else None,
+        files={"file": ("tea.txt", b"Tea")} if endpoint in FILES else None,
         json=None if is_form else sent or None,
     )
     return response.status_code

@@ -349,7 +349,6 @@ class TestRefusal:
                 yield b"x" * 1000
 
         async with serve(max_upload_bytes=10_000) as client:
-            client.timeout = None  # type: ignore[assignment]
             ada = await make_signed_in()
             response = await client.post("/api/v1/uploads", content=endless(), headers=ada.headers | HEADERS)
 
