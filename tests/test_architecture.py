@@ -74,6 +74,11 @@ PUBLIC = {
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/username/{username}"),
     ("GET", "/.well-known/jwks.json"),
+    # For public uploads, and for who has a signed link.
+    ("GET", "/api/v1/uploads/{upload_id}/content"),
+    ("GET", "/api/v1/uploads/{upload_id}/thumbnail"),
+    ("GET", "/api/v1/uploads/{upload_id}/text"),
+    ("PUT", "/api/v1/uploads/{upload_id}/bytes"),
 }
 # What whoever is signed in does to its own account needs no scope.
 SIGNED_IN = {

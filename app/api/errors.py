@@ -30,6 +30,7 @@ from app.services import refusal_service
 
 STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.InvalidRequestError: HTTPStatus.BAD_REQUEST,
+    exceptions.RangeNotSatisfiableError: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     exceptions.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
     exceptions.ForbiddenError: HTTPStatus.FORBIDDEN,
     exceptions.NotFoundError: HTTPStatus.NOT_FOUND,
@@ -42,6 +43,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.StorageUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.ScannerUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
@@ -49,11 +51,6 @@ _CODE_OF_STATUS: Final = {
 }
 _MOST_TOLD: Final = 100  # mistakes in one answer
 _RETRY_AFTER_SECONDS: Final = 2
-_AWAY: Final = (
-    exceptions.DatabaseUnavailableError,
-    exceptions.StorageUnavailableError,
-    exceptions.ScannerUnavailableError,
-)
 _CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 _FORM_WANTED: Final = f"The body must be a form, with Content-Type: {_FORM_TYPES[0]}."
@@ -157,11 +154,16 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.context["needed"]}"'}
     if isinstance(error, exceptions.PayloadTooLargeError):
         return _CLOSE
-    if isinstance(error, exceptions.LimitReachedError) and error.retry_after is not None:
-        return {"Retry-After": str(error.retry_after)}
-    if isinstance(error, _AWAY):
-        return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
-    return {}
+    if isinstance(error, exceptions.RangeNotSatisfiableError):
+        return {"Content-Range": f"bytes */{error.size}"}
+    seconds = _seconds_to_wait(error)
+    return {} if seconds is None else {"Retry-After": str(seconds)}
+
+
+def _seconds_to_wait(error: AppError) -> int | None:
+    if isinstance(error, exceptions.LimitReachedError):
+        return error.retry_after
+    return _RETRY_AFTER_SECONDS if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE else None
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:

@@ -29,6 +29,14 @@ class InvalidCursorError(InvalidRequestError):
     message = "This cursor was not made by this list. Start again without one."
 
 
+class RangeNotSatisfiableError(InvalidRequestError):
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The file ends before that range: it has {size} bytes.")
+        self.size = size
+
+
 class AmbiguousCredentialsError(InvalidRequestError):
     code = "ambiguous_credentials"
     message = "Send one bearer token or one API key, not both, and neither twice."
@@ -106,6 +114,10 @@ class AccountDisabledError(ForbiddenError):
 class EmailNotVerifiedError(ForbiddenError):
     code = "email_not_verified"
     message = "Verify your e-mail address first: follow the link in the mail, or ask for another one."
+
+
+class LinkRefusedError(ForbiddenError):
+    message = "This link is not valid: it was made for something else, or changed."
 
 
 class RegistrationClosedError(ForbiddenError):
@@ -251,6 +263,13 @@ class MailRefusedError(AppError):
 class DatabaseUnavailableError(AppError):
     code = "database_unavailable"
     message = "The database does not answer. Try again shortly."
+
+
+class BusyError(AppError):
+    """There is more to do than there is room for."""
+
+    code = "busy"
+    message = "There is too much to do. Try again shortly."
 
 
 class StorageUnavailableError(AppError):

@@ -127,6 +127,7 @@ class AuditAction(StrEnum):
     SESSIONS_ENDED = "sessions:ended"
     UPLOAD_CREATED = "upload:created"
     UPLOAD_DELETED = "upload:deleted"
+    UPLOAD_LINKED = "upload:linked"
     UPLOAD_REFUSED = "upload:refused"
     USER_CREATED = "user:created"
     USER_CREDITED = "user:credited"

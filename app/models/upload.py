@@ -41,7 +41,11 @@ class Upload(BaseDocument):
     conversation_id: PydanticObjectId | None = None
     variants: list[int] = Field(default_factory=list)  # sizes of the thumbnails that are there
     has_text: bool = False
+    thumbnail_fault: str | None = None  # why there are none, when that lies in the file
+    text_fault: str | None = None
     due_at: datetime | None = None
+    is_direct: bool = False  # its bytes are put by the client, and then checked
+    checked_until: datetime | None = None  # by when whoever checks them has said that it still does
     updated_at: datetime = Field(default_factory=utc_now)
 
     class Settings:

@@ -101,8 +101,12 @@ async def _give_up_due(upload_id: ObjectId) -> bool:
 async def _let_go(removed: Raw) -> None:
     """Inside of the transaction that removed it."""
     await _give_back(removed)
-    upload_id, stem = removed["_id"], removed["stem"]
-    after_commit(lambda: background.start(_try_to_remove_bytes(upload_id, stem), name="remove_upload"))
+    remove_bytes_after_commit(removed["_id"], removed["stem"])
+
+
+def remove_bytes_after_commit(note_id: ObjectId, stem: str) -> None:
+    """Soon, since there is a note of them."""
+    after_commit(lambda: background.start(_try_to_remove_bytes(note_id, stem), name="remove_upload"))
 
 
 async def _give_back(removed: Raw) -> None:

@@ -70,7 +70,7 @@ class Incoming(Protocol):
 
 async def receive(incoming: Incoming, *, by: Principal) -> Upload:
     """Take a file in. Whatever goes wrong on the way, nothing of it is left, and nothing of it counts."""
-    await _require_conversation(incoming.said(), by=by)
+    await require_conversation(incoming.said(), by=by)
     intake = _Intake(incoming, by=by)
     await intake.begin()
     try:
@@ -112,7 +112,7 @@ class _Intake:
             await crud_usage.open_totals(self._by.user_id)
         announced = self._incoming.most_bytes
         size = _STEP if announced is None else min(announced, self._most)
-        await self._reserve(_open, size, at_least=0 if announced is None else max(0, size - _SLACK))
+        await self._reserve(open_pending, size, at_least=0 if announced is None else max(0, size - _SLACK))
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes, each looked at before it goes on. The end comes when all of them are known to be good."""
@@ -136,7 +136,7 @@ class _Intake:
             "visibility": said.visibility,
             "conversation_id": said.conversation_id,
         }
-        return await _accept(self.upload.id, said, changes, scan=self._verdict.finding, by=self._by)
+        return await accept(self.upload.id, said, changes, scan=self._verdict.finding, by=self._by)
 
     def reason_of(self, error: Exception) -> str | None:
         """What the audit trail is told of a file that was looked at and refused."""
@@ -172,7 +172,7 @@ class _Intake:
 
 
 @transactional
-async def _open(upload: Upload, size: int, *, limit: int | None) -> None:
+async def open_pending(upload: Upload, size: int, *, limit: int | None) -> None:
     """Let a new upload count for so many bytes."""
     if upload.owner_id is not None:
         await usage_service.spend_storage(upload.owner_id, size, limit=limit)
@@ -189,10 +189,10 @@ async def _grow(upload: Upload, size: int, *, limit: int | None) -> None:
 
 
 @transactional
-async def _accept(
+async def accept(
     upload_id: ObjectId, said: UploadCreate, changes: dict[str, Any], *, scan: Finding, by: Principal
 ) -> Upload:
-    await _require_conversation(said, by=by)
+    await require_conversation(said, by=by)
     before = await crud_upload.accept(upload_id, changes)
     if before is None:
         raise _gone()
@@ -204,7 +204,7 @@ async def _accept(
     return accepted
 
 
-async def _require_conversation(said: UploadCreate, *, by: Principal) -> None:
+async def require_conversation(said: UploadCreate, *, by: Principal) -> None:
     """Users share files where they take part themselves; a service in any conversation."""
     if said.conversation_id is None or await crud_conversation.exists(said.conversation_id, user_id=by.user_id):
         return

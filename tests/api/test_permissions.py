@@ -16,7 +16,7 @@ from app.core.one_time_token import token_text
 from app.core.scopes import Role
 from app.main import create_app
 from app.models.conversation import Conversation
-from app.models.enums import TokenPurpose
+from app.models.enums import TokenPurpose, UploadStatus
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
 from tests.api.signing_in import Phone, enrol, prepare
@@ -28,11 +28,12 @@ from tests.factories import (
     make_conversation,
     make_item,
     make_messages,
-    make_upload,
     make_user,
     sign_in,
 )
+from tests.hostile_files import picture
 from tests.permissions import CALLERS, MEANING, ROWS, Row
+from tests.stored_uploads import store_upload
 from tests.test_architecture import endpoints_of
 
 Body = dict[str, Any]
@@ -55,6 +56,7 @@ class Scene:
         self.owner: SignedInUser
         self.phone: Phone | None = None
         self._conversation: Conversation | None = None
+        self.path = ""
 
     async def open(self) -> None:
         if "superuser" in {self.caller, self.whose}:
@@ -82,6 +84,7 @@ class Scene:
     async def url(self, path: str) -> str:
         if "deleted-users/" in path or path.endswith("/restore"):
             return path.format(user_id=await self._deleted())
+        self.path = path
         names = {name for _, name, _, _ in Formatter().parse(path) if name}
         return path.format(**{name: await PLACES[name](self) for name in names})
 
@@ -117,6 +120,8 @@ SENT: Final[dict[str, Body]] = {
     "POST /api/v1/conversations/{conversation_id}/messages/batch": {"messages": [{"content": "Hello"}]},
     "PATCH /api/v1/conversations/{conversation_id}/messages/{message_id}": {"content": "Good day"},
     "POST /api/v1/items": {"title": "Tea"},
+    "POST /api/v1/uploads/direct": {"filename": "tea.txt", "size": 11},
+    "POST /api/v1/uploads/{upload_id}/url": {"expires_in": 60},
     "PUT /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/admin/users/{user_id}": {"plan": "pro"},
@@ -173,7 +178,13 @@ async def item_id(scene: Scene) -> ObjectId:
 
 @place
 async def upload_id(scene: Scene) -> ObjectId:
-    return (await make_upload(scene.owner)).id
+    """A picture; a text where that is asked for; one that waits for being completed where it can be."""
+    if scene.path.endswith("/complete"):
+        pending = {"status": UploadStatus.PENDING, "is_direct": True}
+        return (await store_upload(scene.owner, **pending)).id
+    if scene.path.endswith("/text"):
+        return (await store_upload(scene.owner)).id
+    return (await store_upload(scene.owner, picture(), content_type="image/png")).id
 
 
 @place
