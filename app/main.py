@@ -21,6 +21,7 @@ from app.api.middleware import (
     UnexpectedErrorMiddleware,
 )
 from app.api.openapi import describe
+from app.api.streamed import MAX_FORM_BYTES
 from app.api.v1.router import all_routes
 from app.core import background
 from app.core.config import Environment, Settings, use_settings
@@ -33,9 +34,11 @@ from app.db.change_feed import follow_changes
 from app.db.startup import open_database
 from app.services import event_hub, external_api, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
+from app.services.file_worker import open_file_workers
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
 from app.services.mail_service import send_forever
+from app.services.storage import open_storage
 
 _EXPOSED_HEADERS = [
     *("Link", "ETag", "X-Request-ID", "Retry-After", "Idempotent-Replayed"),
@@ -101,7 +104,11 @@ def _middleware(settings: Settings) -> list[Middleware]:
         )
     return [
         *stack,
-        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
+        Middleware(
+            BodyLimitMiddleware,
+            max_bytes=settings.max_body_bytes,
+            max_streamed_bytes=settings.max_upload_bytes + MAX_FORM_BYTES,
+        ),
         Middleware(TrailingSlashMiddleware),
         Middleware(IdempotencyMiddleware),
         Middleware(UnexpectedErrorMiddleware),
@@ -115,7 +122,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(settings))
         await stack.enter_async_context(external_api.opened())
+        await stack.enter_async_context(open_storage(settings))
         await _connect_rate_limiter(app.state.rate_limiter, stack)
+        await stack.enter_async_context(open_file_workers(settings))
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")
         sender = asyncio.create_task(send_forever(), name="outbox")

@@ -107,7 +107,7 @@ async def _fill(url: str) -> None:
 @contextmanager
 def start_server(folder: Path, url: str) -> Iterator[tuple[int, "subprocess.Popen[Any]"]]:
     """The service, with its log in a file; its port, and its process."""
-    port = _free_port()
+    port = free_port()
     limits = {f"RATE_LIMIT_{name}": "1000000000/minute" for name in ("ANONYMOUS", "AUTH", "AUTHENTICATED")}
     variables = {
         **os.environ,
@@ -124,14 +124,14 @@ def start_server(folder: Path, url: str) -> Iterator[tuple[int, "subprocess.Pope
     with (folder / "server.log").open("wb") as log:
         process: subprocess.Popen[Any] = subprocess.Popen(command, env=variables, stdout=log, stderr=log)  # noqa: S603
         try:
-            _await_port(port, process)
+            wait_for_port(port, process)
             yield port, process
         finally:
             process.terminate()
             process.wait()
 
 
-def _await_port(port: int, process: subprocess.Popen[Any]) -> None:
+def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
     give_up_at = time.monotonic() + 20
     while time.monotonic() < give_up_at and process.poll() is None:
         try:
@@ -143,7 +143,7 @@ def _await_port(port: int, process: subprocess.Popen[Any]) -> None:
     sys.exit(f"The server on port {port} did not start.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -24,6 +24,7 @@ GROUPS: Final = {
     "ASSISTANT_BASE_URL": "Assistant",
     "CORS_ORIGINS": "Browsers, proxies and host names",
     "RATE_LIMIT_ANONYMOUS": "Limits",
+    "MAX_UPLOAD_BYTES": "Uploads",
 }
 ENV_HEAD: Final = """\
 # Every setting with its default. Copy this file to `.env` and take the # off what you change.

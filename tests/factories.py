@@ -19,11 +19,12 @@ from app.crud.crud_session import identity_of
 from app.models.api_key import ApiKey
 from app.models.conversation import Conversation, Participant
 from app.models.deleted_user import DeletedUser
-from app.models.enums import MessageRole, ParticipantRole
+from app.models.enums import MessageRole, ParticipantRole, UploadStatus
 from app.models.item import Item
 from app.models.message import Message
 from app.models.message_log import MessageLog
 from app.models.session import Session
+from app.models.upload import Upload
 from app.models.user import User
 from app.services.auth_service import hash_key
 
@@ -163,6 +164,16 @@ async def make_conversation(*participants: StoredUser, title: str | None = "Tea"
 
 async def make_item(owner: StoredUser, *, title: str = "Buy tea", **more: Any) -> Item:
     document = Item(owner_id=owner.id, title=title, **more)
+    await document.insert()
+    return document
+
+
+async def make_upload(owner: StoredUser | None, *, filename: str = "tea.txt", **more: Any) -> Upload:
+    """What is known of a clean one. It has no bytes, and nothing counts it."""
+    token = uuid4().hex
+    fields = {"content_type": "text/plain", "size": 11, "sha256": 64 * "0", "status": UploadStatus.CLEAN, **more}
+    stem = f"{token[:2]}/{token[2:4]}/{token}"
+    document = Upload(owner_id=owner.id if owner else None, filename=filename, stem=stem, **fields)
     await document.insert()
     return document
 

@@ -227,6 +227,26 @@ PATCH  items/{item_id}                                        own       ? x+++++
 PATCH  items/{item_id}                                        user      ? x0000++ 0x++
 DELETE items/{item_id}                                        own       ? x++++++ +...
 DELETE items/{item_id}                                        user      ? x0000++ 0x++
+# Uploads
+GET    uploads                                                -         ? +++++++ ++x+
+POST   uploads                                                -         ? x++++++ +x++
+GET    uploads/{upload_id}                                    own       ? +++++++ +...
+GET    uploads/{upload_id}                                    user      ? 00000++ 0+x+
+DELETE uploads/{upload_id}                                    own       ? x++++++ +...
+DELETE uploads/{upload_id}                                    user      ? x0000++ 0x++
+# The bytes of them, and links to these
+GET    uploads/{upload_id}/content                            own       0 +++++++ +...
+GET    uploads/{upload_id}/content                            user      0 00000++ 0+x+
+GET    uploads/{upload_id}/thumbnail                          own       0 +++++++ +...
+GET    uploads/{upload_id}/thumbnail                          user      0 00000++ 0+x+
+GET    uploads/{upload_id}/text                               own       0 +++++++ +...
+GET    uploads/{upload_id}/text                               user      0 00000++ 0+x+
+POST   uploads/{upload_id}/url                                own       ? +++++++ +...
+POST   uploads/{upload_id}/url                                user      ? 00000++ 0+x+
+POST   uploads/direct                                         -         ? x++++++ +x++
+PUT    uploads/{upload_id}/bytes                              -         x xxxxxxx xxxx
+POST   uploads/{upload_id}/complete                           own       ? x++++++ +...
+POST   uploads/{upload_id}/complete                           user      ? x0000++ 0x++
 """
 
 

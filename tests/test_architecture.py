@@ -33,6 +33,7 @@ from app.services import (
     key_usage_service,
     message_log_service,
     purge_service,
+    upload_removal_service,
 )
 from tests.api.test_openapi import Document, operations, references, resolved
 from tests.assistant_server import open_assistant
@@ -46,6 +47,7 @@ from tests.factories import (
     make_message_log,
     make_messages,
     make_signed_in,
+    make_upload,
     make_user,
     sign_in,
 )
@@ -76,6 +78,11 @@ PUBLIC = {
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/username/{username}"),
     ("GET", "/.well-known/jwks.json"),
+    # For public uploads, and for who has a signed link.
+    ("GET", "/api/v1/uploads/{upload_id}/content"),
+    ("GET", "/api/v1/uploads/{upload_id}/thumbnail"),
+    ("GET", "/api/v1/uploads/{upload_id}/text"),
+    ("PUT", "/api/v1/uploads/{upload_id}/bytes"),
 }
 # What whoever is signed in does to its own account needs no scope.
 SIGNED_IN = {
@@ -128,6 +135,7 @@ COLLECTIONS |= {"audit_chain"}
 COLLECTIONS |= {"message_logs"}
 COLLECTIONS |= {"conversation_events"}
 COLLECTIONS |= {"credit_holds"}
+COLLECTIONS |= {"uploads"}
 EVENT = {
     "actor": {"kind": "user", "id": ObjectId(), "name": None},
     "action": "item:created",
@@ -303,6 +311,7 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
     hold = await CreditHold(user_id=ada.id, amount=1, expires_at=utc_now() + timedelta(1)).insert()
     drawn = await ApiKeyQuota(key_id=key.document.id, window="2026-11", expires_at=utc_now() + timedelta(1)).insert()
     log = await make_message_log(ada)
+    upload = await make_upload(ada, conversation_id=conversation.id)
     event = await ConversationEvent(
         conversation_id=conversation.id,
         version=2,
@@ -310,7 +319,7 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
         data={"user_id": ObjectId()},
         expires_at=utc_now() + timedelta(days=7),
     ).insert()
-    for document in [*stored, counter, total, gone, usage, drawn, log, event, hold]:
+    for document in [*stored, counter, total, gone, usage, drawn, log, upload, event, hold]:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -322,6 +331,8 @@ def _stranger(row: dict[str, Any], number: int) -> dict[str, Any]:
     for name in ("email_key", "username_key", "full_name_key", "key_id", "email", "username"):
         if name in row:
             changes[name] = f"s{number:04}@example.com"
+    if "stem" in row:
+        changes["stem"] = f"00/00/{number:032x}"
     for name in ("user_id", "owner_id", "conversation_id"):
         if row.get(name):
             changes[name] = ObjectId()
@@ -339,6 +350,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_keys(client, ada.headers, service.headers)
     await _use_conversations(client, ada.headers, service.headers, str(ada.id), str(bob.id))
     await _use_items(client, ada.headers, service.headers)
+    await _use_uploads(client, ada.headers, service.headers)
     await _use_sessions(client)
     await _use_plans(client, admin.headers, ada.headers, str(ada.id))
     await _use_message_logs(client, service.headers, ada)
@@ -496,6 +508,28 @@ async def _use_items(client: AsyncClient, ada: dict[str, str], service: dict[str
         assert (await client.get(page.links["next"]["url"], headers=headers)).status_code == 200
     assert (await client.patch(f"{items}/{made['id']}", headers=ada, json={"is_completed": True})).status_code == 200
     assert (await client.delete(f"{items}/{made['id']}", headers=service)).status_code == 204
+
+
+async def _use_uploads(client: AsyncClient, ada: dict[str, str], service: dict[str, str]) -> None:
+    uploads = "/api/v1/uploads"
+    chat = (await client.post("/api/v1/conversations", headers=ada, json={"title": "Tea"})).json()["id"]
+    for fields in ({}, {"conversation_id": chat}, {}):
+        answer = await client.post(uploads, headers=ada, files={"file": ("tea.txt", b"Tea")}, data=fields)
+        assert answer.status_code == 201
+        made = answer.json()
+    for headers in (ada, service):
+        for query in ("", "?limit=1", "?status=pending", "?status=clean&limit=1", f"?conversation_id={chat}"):
+            page = await client.get(f"{uploads}{query}", headers=headers)
+            assert page.status_code == 200
+            if "next" in page.links:
+                assert (await client.get(page.links["next"]["url"], headers=headers)).status_code == 200
+        assert (await client.get(f"{uploads}/{made['id']}", headers=headers)).status_code == 200
+    attached = {"content": "Look", "attachment_ids": [made["id"]]}
+    messages = f"/api/v1/conversations/{chat}/messages"
+    assert (await client.post(messages, headers=ada, json=attached)).status_code == 201
+    assert (await client.delete(f"{uploads}/{made['id']}", headers=ada)).status_code == 204
+    assert (await client.delete(f"/api/v1/conversations/{chat}", headers=ada)).status_code == 204
+    await upload_removal_service.clean_up()
 
 
 async def _use_sessions(client: AsyncClient) -> None:

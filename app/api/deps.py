@@ -31,6 +31,7 @@ from app.schemas.page import (
     ItemQuery,
     MessageQuery,
     PageQuery,
+    UploadQuery,
     UserQuery,
 )
 from app.services import auth_service, key_quota_service
@@ -179,6 +180,8 @@ ApiKeysReader = Annotated[Principal, Depends(Needs(Scope.API_KEYS_READ))]
 ApiKeysWriter = Annotated[Principal, Depends(Needs(Scope.API_KEYS_WRITE))]
 ApiKeyCreator = Annotated[Principal, Depends(key_creator)]
 ConversationsReader = Annotated[Principal, Depends(Needs(Scope.CONVERSATIONS_READ))]
+UploadsReader = Annotated[Principal, Depends(Needs(Scope.UPLOADS_READ))]
+UploadsWriter = Annotated[Principal, Depends(Needs(Scope.UPLOADS_WRITE))]
 ConversationsWriter = Annotated[Principal, Depends(Needs(Scope.CONVERSATIONS_WRITE))]
 
 ANONYMOUS_RATE: Final = Depends(_spend_anonymous)
@@ -196,6 +199,7 @@ ConversationList = Annotated[ConversationQuery, Depends(QueryOf(ConversationQuer
 SessionList = Annotated[PageQuery, Depends(QueryOf(PageQuery))]
 DeletedUserList = Annotated[DeletedUserQuery, Depends(QueryOf(DeletedUserQuery))]
 ItemList = Annotated[ItemQuery, Depends(QueryOf(ItemQuery))]
+UploadList = Annotated[UploadQuery, Depends(QueryOf(UploadQuery))]
 MessageList = Annotated[MessageQuery, Depends(QueryOf(MessageQuery))]
 MessageLogList = Annotated[MessageLogQuery, Depends(QueryOf(MessageLogQuery))]
 UserList = Annotated[UserQuery, Depends(QueryOf(UserQuery))]

@@ -30,6 +30,7 @@ from app.services import refusal_service
 
 STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.InvalidRequestError: HTTPStatus.BAD_REQUEST,
+    exceptions.RangeNotSatisfiableError: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     exceptions.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
     exceptions.ForbiddenError: HTTPStatus.FORBIDDEN,
     exceptions.NotFoundError: HTTPStatus.NOT_FOUND,
@@ -41,6 +42,9 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.LimitReachedError: HTTPStatus.TOO_MANY_REQUESTS,
     exceptions.DatabaseUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.ProviderUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.StorageUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.ScannerUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
@@ -160,11 +164,16 @@ def _headers_of(error: AppError) -> dict[str, str]:
         return {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{error.context["needed"]}"'}
     if isinstance(error, exceptions.PayloadTooLargeError):
         return _CLOSE
+    if isinstance(error, exceptions.RangeNotSatisfiableError):
+        return {"Content-Range": f"bytes */{error.size}"}
+    seconds = _seconds_to_wait(error)
+    return {} if seconds is None else {"Retry-After": str(seconds)}
+
+
+def _seconds_to_wait(error: AppError) -> int | None:
     if isinstance(error, exceptions.LimitReachedError | exceptions.ProviderUnavailableError):
-        return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    if isinstance(error, exceptions.DatabaseUnavailableError):
-        return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
-    return {}
+        return error.retry_after
+    return _RETRY_AFTER_SECONDS if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE else None
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ from pymongo.errors import PyMongoError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.streamed import is_streamed
 from app.core import background
 from app.core.context import current_context
 from app.core.exceptions import InvalidRequestError
@@ -99,9 +100,15 @@ class IdempotencyMiddleware:
 
 
 async def _content(request: Request) -> bytes:
-    """The body; of a form its fields, since it has been read as such already."""
+    """The body; of a form its fields, since it has been read as such already.
+
+    Of a body that is not kept it is as much as is known before it is read. A boundary is new each time.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if is_streamed(request.scope):
+        return f"{request.headers.get('content-length')} {kind}".encode()
     try:
-        if request.headers.get("content-type", "").startswith(_FORM):
+        if kind == _FORM:
             return urlencode([(name, str(value)) for name, value in (await request.form()).multi_items()]).encode()
         return await request.body()
     except ClientDisconnect as error:

@@ -1,8 +1,10 @@
 """What happens to every request, as pure ASGI middleware: no wrapper breaks a stream or a context variable."""
 
+import asyncio
 import re
 import secrets
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
@@ -15,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem, refuse, render_unexpected
 from app.api.rate_limit import headers_of
+from app.api.streamed import is_streamed
 from app.core.context import RequestContext, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
 from app.core.key_format import masked
@@ -27,6 +30,7 @@ _DOCUMENTATION: Final = ("/docs", "/redoc")
 _QUIET: Final = ("/health",)
 _USER_AGENT_LENGTH: Final = 400
 _DENIALS: Final = frozenset({401, 403, 429})
+_LINGER_SECONDS: Final = 2.0
 _OF_THE_BODY: Final = ("content-length", "content-type")
 
 _log = get_logger(__name__)
@@ -152,18 +156,24 @@ class BodyLimitMiddleware:
     """Refuses a body over the limit while it streams: the answer is 413, however much is still to come.
 
     The framework's own limit answers in plain text and without the headers that belong to every answer.
+    What is read as it arrives has a limit of its own.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_streamed_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_streamed_bytes = max_streamed_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        max_bytes = self.max_bytes
+        if is_streamed(scope):
+            max_bytes = self.max_streamed_bytes
+            receive, send = _hanging_up_late(receive, send)
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        if declared.isdigit() and int(declared) > max_bytes:
             await (await refuse(Request(scope), PayloadTooLargeError()))(scope, receive, send)
             return
         received = 0
@@ -172,11 +182,44 @@ class BodyLimitMiddleware:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            if received > max_bytes:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)  # the one kind that FastAPI lets through
             return message
 
         await self.app(scope, receive_counted, send)
+
+
+def _hanging_up_late(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Tell a sender whose body was not read to the end that nobody will, and give it a moment to hear it.
+
+    Who hangs up on a sender takes the answer back: it is lost with the connection.
+    """
+    is_over = False
+
+    async def receive_noting() -> Message:
+        nonlocal is_over
+        message = await receive()
+        is_over = is_over or message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def send_and_linger(message: Message) -> None:
+        if is_over:
+            await send(message)
+        elif message["type"] == "http.response.start":
+            headers = [pair for pair in message.get("headers", []) if pair[0].lower() != b"connection"]
+            await send({**message, "headers": [*headers, (b"connection", b"close")]})
+        elif message.get("more_body", False):
+            await send(message)
+        else:
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    while not is_over:
+                        await receive_noting()
+                        await asyncio.sleep(0)  # lets the time run out also where something is always there
+            await send({"type": "http.response.body", "body": b""})
+
+    return receive_noting, send_and_linger
 
 
 class UnexpectedErrorMiddleware:

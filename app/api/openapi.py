@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from app.api import idempotency
 from app.api.deps import API_KEY_HEADER, Needs, QueryOf, if_match, key_creator, optional_principal
+from app.api.link_access import file_reader
 from app.core.version import VERSION
 from app.schemas.problem import Problem
 
@@ -24,7 +25,8 @@ _SCHEMES = {
     },
     "apiKey": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER},
 }
-_CREDENTIALS = (Needs, key_creator, optional_principal)
+_OPTIONAL = (optional_principal, file_reader)
+_CREDENTIALS = (Needs, key_creator, *_OPTIONAL)
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
@@ -75,7 +77,7 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
         content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         responses.setdefault(str(status), {"description": _TITLES[status], "content": content})
     if _asks(route.dependant, _CREDENTIALS):
-        optional: list[dict[str, list[str]]] = [{}] if _asks(route.dependant, (optional_principal,)) else []
+        optional: list[dict[str, list[str]]] = [{}] if _asks(route.dependant, _OPTIONAL) else []
         operation["security"] = [*optional, {"bearer": []}, {"apiKey": []}]
     operation.setdefault("parameters", []).extend(_query_parameters(route.dependant))
     if _is_repeatable(route):

@@ -25,6 +25,12 @@ async def spend_credentials(request: Request) -> None:
     await _spend(request, (get_settings().rate_limit_auth, "credentials", household(current_context().client_ip)))
 
 
+async def spend_link(request: Request) -> None:
+    """For a signed link that is good: a page shows many at once, and whoever gave them to it was let in."""
+    rate = get_settings().rate_limit_authenticated
+    await _spend(request, (rate, "signed link", household(current_context().client_ip)))
+
+
 async def spend_if_presented(request: Request, secret: str | None) -> None:
     """For a password or token inside of another request: guessing it costs what signing in costs."""
     if secret is not None:

@@ -38,7 +38,7 @@ def tagged(
     body = content.model_dump_json().encode() if isinstance(content, BaseModel) else JsonResponse().render(content)
     tag = f'"{version}-{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if request.method == "GET" and _is_among(tag, request.headers.get("if-none-match")):
+    if request.method == "GET" and is_among(tag, request.headers.get("if-none-match")):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return JsonResponse(body, status, headers=headers)
 
@@ -53,7 +53,7 @@ def listed(request: Request, rows: Sequence[dict[str, Any] | BaseModel], next_cu
     return JsonResponse(content, headers={"Link": link})
 
 
-def _is_among(tag: str, header: str | None) -> bool:
+def is_among(tag: str, header: str | None) -> bool:
     """Weak comparison, as `If-None-Match` asks for."""
     return header is not None and any(
         known in {tag, "*"} for known in (part.strip().removeprefix("W/") for part in header.split(","))

@@ -13,15 +13,18 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core import encryption, signing
+from app.core.assistant_settings import AssistantSettings
 from app.core.development_secret import development_secret
+from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
-from app.core.network import is_base_url, parse_network
+from app.core.network import parse_network
 from app.core.production import faults_in_production
 from app.core.rate_limit import is_rate
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
 from app.core.shared_rate_limit import StoreUrl
 from app.core.smtp_server import SmtpServer
+from app.core.storage_checks import faults_of_storage
 
 
 class Environment(StrEnum):
@@ -31,7 +34,7 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class Settings(BaseSettings):
+class Settings(AssistantSettings, BaseSettings):
     """Every setting, with its default. The variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -55,7 +58,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
     workers: int = Field(1, ge=1, le=256, description="Worker processes")
 
-    data_dir: Path = Field(Path("data"), description="Embedded database and generated development secret")
+    data_dir: Path = Field(Path("data"), description="Embedded database, uploads and generated development secret")
     database_url: SecretStr = Field(SecretStr("embedded"), description="embedded, or mongodb://host/name")
     mongod_path: Path | None = Field(
         None, description="The mongod for DATABASE_URL=embedded, when it is not found by itself"
@@ -132,26 +135,6 @@ class Settings(BaseSettings):
         None, description="Page of your own that the link of a verification mail opens; `?token=` is added"
     )
 
-    assistant_base_url: str | None = Field(
-        None, description="Whatever speaks the chat-completions protocol, such as http://localhost:11434/v1"
-    )
-    assistant_api_key: SecretStr | None = Field(
-        None, description="Sent there as a bearer token; production: by TLS only"
-    )
-    assistant_model: str | None = Field(None, max_length=200, description="The model that is asked for")
-    assistant_system_prompt: str | None = Field(
-        None, max_length=32_000, description="Instructions before every history"
-    )
-    assistant_history: int = Field(50, ge=1, le=500, description="How many of the latest messages it reads")
-    assistant_max_tokens: int = Field(2048, ge=1, le=1_000_000, description="Most tokens of a reply")
-    assistant_max_tokens_field: str = Field(
-        "max_tokens", pattern="^max(_completion)?_tokens$", description="max_tokens or max_completion_tokens"
-    )
-    assistant_idle_seconds: float = Field(60, gt=0, le=600, description="Longest silence of it")
-    assistant_timeout_seconds: float = Field(300, gt=0, le=3600, description="Longest a reply may take")
-    assistant_redirects: int = Field(0, ge=0, le=5, description="How many redirects (307, 308) of it are followed")
-    assistant_private_redirects: bool = Field(False, description="Redirects may lead to private addresses elsewhere")
-
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="JSON list of origins whose pages may call"
     )
@@ -175,6 +158,29 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body")
 
+    max_upload_bytes: int = Field(5 * 1024**3, ge=1, description="Largest uploaded file")
+    azure_storage_connection_string: SecretStr | None = Field(
+        None, description="Storage account of uploads, with its AccountKey; without it they are in DATA_DIR/uploads"
+    )
+    azure_storage_account_url: str | None = Field(
+        None, description="The same by managed identity: https://account.blob.core.windows.net"
+    )
+    azure_storage_container: str = Field(
+        "uploads",
+        max_length=63,
+        pattern="^[a-z0-9](-?[a-z0-9]){2,62}$",
+        description="Container of uploads, made when it is missing; private",
+    )
+    upload_redirect: bool = Field(False, description="Downloads are redirected to the storage account")
+    upload_allowed_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        DEFAULT_ALLOWED_TYPES,
+        description="Content types of files that are taken, comma-separated; by default pictures, PDF, office "
+        "documents, plain text, Markdown, CSV, JSON, ZIP, sound and film; nothing that a browser would run",
+    )
+    clamav_host: str | None = Field(None, description="Host of the clamd that scans every file; without it none is")
+    clamav_port: int = Field(3310, ge=1, le=65535, description="Port of the clamd")
+    scanner_fail_open: bool = Field(False, description="Take files unscanned while the clamd does not answer")
+
     @field_validator(
         "previous_secret_keys",
         "encryption_keys",
@@ -182,6 +188,7 @@ class Settings(BaseSettings):
         "cors_origins",
         "trusted_proxies",
         "trusted_hosts",
+        "upload_allowed_types",
         mode="before",
     )
     @classmethod
@@ -221,13 +228,6 @@ class Settings(BaseSettings):
             SmtpServer.parse(value.get_secret_value())
         return value
 
-    @field_validator("assistant_base_url")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not is_base_url(value):
-            raise ValueError("must be http(s)://host/path, without a user, a query or a fragment")
-        return value
-
     @field_validator("public_url")
     @classmethod
     def _is_url(cls, value: str) -> str:
@@ -236,7 +236,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_what_is_unsafe(self) -> Self:
-        faults = faults_of_secrets(self)
+        faults = faults_of_secrets(self) + faults_of_storage(self)
         if self.environment is Environment.PRODUCTION:
             faults += faults_in_production(self)
         if faults:

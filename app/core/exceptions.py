@@ -29,6 +29,14 @@ class InvalidCursorError(InvalidRequestError):
     message = "This cursor was not made by this list. Start again without one."
 
 
+class RangeNotSatisfiableError(InvalidRequestError):
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The file ends before that range: it has {size} bytes.")
+        self.size = size
+
+
 class AmbiguousCredentialsError(InvalidRequestError):
     code = "ambiguous_credentials"
     message = "Send one bearer token or one API key, not both, and neither twice."
@@ -108,6 +116,10 @@ class EmailNotVerifiedError(ForbiddenError):
     message = "Verify your e-mail address first: follow the link in the mail, or ask for another one."
 
 
+class LinkRefusedError(ForbiddenError):
+    message = "This link is not valid: it was made for something else, or changed."
+
+
 class RegistrationClosedError(ForbiddenError):
     code = "registration_closed"
     message = "Accounts are made by an administrator here."
@@ -118,9 +130,17 @@ class NotFoundError(AppError):
     message = "There is no such resource."
 
 
+class ObjectNotFoundError(NotFoundError):
+    """The storage has no such object."""
+
+
 class ConflictError(AppError):
     code = "conflict"
     message = "The resource is not in a state that allows that."
+
+
+class ObjectExistsError(ConflictError):
+    """The storage has an object of this key, and none is ever overwritten."""
 
 
 class EmailTakenError(ConflictError):
@@ -181,6 +201,16 @@ class WeakPasswordError(InvalidContentError):
     code = "weak_password"
 
 
+class FileRejectedError(InvalidContentError):
+    code = "file_rejected"
+    message = "This file is not accepted."
+
+
+class FileInfectedError(InvalidContentError):
+    code = "file_infected"
+    message = "The virus scanner found something harmful in this file. Nothing of it was kept."
+
+
 class LimitReachedError(AppError):
     """A limit is used up. `retry_after` is in whole seconds; none when waiting does not help."""
 
@@ -229,7 +259,7 @@ class QuotaExceededError(LimitReachedError):
 
 
 class KeyQuotaExceededError(QuotaExceededError):
-    """That of the key: as with a rate, the caller asks too often."""
+    message = "The quota of the key is used up."
 
 
 class MailUndeliveredError(AppError):
@@ -246,11 +276,25 @@ class DatabaseUnavailableError(AppError):
 
 
 class ProviderUnavailableError(AppError):
-    """A service elsewhere that this needs. `retry_after` is in whole seconds; none when waiting does not help."""
-
+    # `retry_after` is in whole seconds; none when waiting does not help.
     code = "provider_unavailable"
     message = "The assistant does not answer. Try again shortly."
 
     def __init__(self, message: str | None = None, *, retry_after: int | None = None, **context: object) -> None:
         super().__init__(message, **context)
         self.retry_after = retry_after
+
+
+class BusyError(AppError):
+    code = "busy"
+    message = "There is too much to do. Try again shortly."
+
+
+class StorageUnavailableError(AppError):
+    code = "storage_unavailable"
+    message = "The storage of files does not answer. Try again shortly."
+
+
+class ScannerUnavailableError(AppError):
+    code = "scanner_unavailable"
+    message = "The virus scanner does not answer, so files are not taken at the moment. Try again shortly."

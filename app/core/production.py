@@ -7,6 +7,7 @@ from app.core.network import is_loopback
 from app.core.rate_limit import is_at_most
 from app.core.scopes import Role
 from app.core.smtp_server import SmtpServer
+from app.core.storage_checks import faults_of_storage_in_production
 
 if TYPE_CHECKING:
     from app.core.config import Settings
@@ -49,7 +50,7 @@ def faults_in_production(settings: "Settings") -> list[str]:
         ),
     }
     faults = [fault for fault, is_true in checks.items() if is_true]
-    return faults + _faults_of_mail(settings) + _faults_of_links(settings)
+    return faults + _faults_of_mail(settings) + _faults_of_links(settings) + faults_of_storage_in_production(settings)
 
 
 def roles_without_second_factor(settings: "Settings") -> list[Role]:

@@ -29,6 +29,10 @@ def items(owner_id: ObjectId) -> Batches:
     return _walk(Listing("items", {"owner_id": owner_id}, ["created_at", "_id"], ASCENDING))
 
 
+def uploads(owner_id: ObjectId) -> Batches:
+    return _walk(Listing("uploads", {"owner_id": owner_id}, ["created_at", "_id"], ASCENDING))
+
+
 def conversations(user_id: ObjectId) -> Batches:
     """Of the participants only the user itself is read, and how many there are."""
     own = {"$filter": {"input": "$participants", "cond": {"$eq": ["$$this.user_id", user_id]}}}

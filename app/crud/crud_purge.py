@@ -12,6 +12,7 @@ from app.core.clock import utc_now
 from app.db.mongo import Raw, find_batch, get_database
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.message import Message
+from app.models.upload import DeletedUpload
 
 
 class Place(NamedTuple):
@@ -40,6 +41,7 @@ SIGNED: Final = (
     Place("deleted_users", "deleted_by"),
     Place("conversation_events", "data.owner_id"),
 )
+UPLOADED: Final = Place("uploads", "owner_id")
 TAKING_PART: Final = Place("conversations", "participants.user_id")
 WRITTEN: Final = Place("messages", "user_id")
 SAID_IN: Final = Place("messages", "conversation_id")
@@ -56,6 +58,16 @@ async def remove(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:
     """How many of them there were."""
     where = {"_id": {"$in": ids}, place.field: named}
     return (await get_database()[place.collection].delete_many(where)).deleted_count
+
+
+async def remove_uploads(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:
+    """The same with notes that their bytes are to follow. What they count for goes with the user's totals."""
+    rows = await find_batch(
+        place.collection, {"_id": {"$in": ids}, place.field: named}, fields={"stem": 1}, limit=len(ids)
+    )
+    if rows:
+        await DeletedUpload.insert_many([DeletedUpload(id=row["_id"], stem=row["stem"]) for row in rows])
+    return await remove(place, named, [row["_id"] for row in rows])
 
 
 async def forget(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:

@@ -100,6 +100,20 @@ async def give_back_conversation(user_id: ObjectId) -> None:
     )
 
 
+async def count_storage(user_id: ObjectId, size: int, *, limit: int | None) -> bool:
+    """Count so many bytes more in totals that were opened. False when that would be more than the limit."""
+    where: Filter = {"_id": user_id}
+    if limit is not None:
+        where["storage_bytes"] = {"$lte": limit - size}
+    result = await UsageTotal.get_pymongo_collection().update_one(where, {"$inc": {"storage_bytes": size}})
+    return _has_counted(result.matched_count, user_id)
+
+
+async def give_back_storage(user_id: ObjectId, size: int) -> None:
+    """Count so many bytes less. Of totals that are gone with their user nothing is left to give back."""
+    await UsageTotal.get_pymongo_collection().update_one({"_id": user_id}, {"$inc": {"storage_bytes": -size}})
+
+
 async def reset_messages(user_id: ObjectId, *, day: str) -> None:
     """Begin the count of messages of the day anew. What else was used on it, no limit asks for: it stays."""
     await UsageCounter.get_pymongo_collection().update_one({"user_id": user_id, "day": day}, {"$set": {"messages": 0}})

@@ -29,6 +29,7 @@ from app.models.message_log import MessageLog
 from app.models.one_time_token import OneTimeToken
 from app.models.outgoing_mail import OutgoingMail
 from app.models.session import Session
+from app.models.upload import DeletedUpload, Upload
 from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 
@@ -43,6 +44,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     ConversationEvent,
     CreditHold,
     DeletedConversation,
+    DeletedUpload,
     DeletedUser,
     IdempotencyRecord,
     Installation,
@@ -54,6 +56,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     OneTimeToken,
     OutgoingMail,
     Session,
+    Upload,
     UsageCounter,
     UsageTotal,
     User,

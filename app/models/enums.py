@@ -27,6 +27,20 @@ class ConversationEventType(StrEnum):
     TYPING = "typing"
 
 
+class UploadStatus(StrEnum):
+    """Only what is clean can be read."""
+
+    PENDING = "pending"
+    CLEAN = "clean"
+    INFECTED = "infected"
+    FAILED = "failed"
+
+
+class Visibility(StrEnum):
+    PRIVATE = "private"
+    PUBLIC = "public"
+
+
 class MailKind(StrEnum):
     """Each has a template of that name in `app/templates/mail`."""
 
@@ -111,6 +125,10 @@ class AuditAction(StrEnum):
     SESSION_REFUSED = "session:refused"
     SESSION_REUSE_DETECTED = "session:reuse_detected"
     SESSIONS_ENDED = "sessions:ended"
+    UPLOAD_CREATED = "upload:created"
+    UPLOAD_DELETED = "upload:deleted"
+    UPLOAD_LINKED = "upload:linked"
+    UPLOAD_REFUSED = "upload:refused"
     USER_CREATED = "user:created"
     USER_CREDITED = "user:credited"
     USER_DELETED = "user:deleted"

@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from app.core.principal import PrincipalKind
 from app.core.quota import Quota
-from app.models.enums import AuditAction, AuditOutcome, MessageRole, ParticipantRole
+from app.models.enums import AuditAction, AuditOutcome, MessageRole, ParticipantRole, UploadStatus, Visibility
 from app.models.message import TokenCounts
 from app.schemas.api_key import ApiKeyProperties
 from app.schemas.base import ResourceRead, ResponseBody
@@ -40,6 +40,20 @@ class ExportedItem(ResourceRead):
     title: str
     description: str | None
     is_completed: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class ExportedUpload(ResourceRead):
+    """What is known of a file. Its bytes are at `/api/v1/uploads/{id}/content`."""
+
+    filename: str
+    content_type: str
+    size: int
+    sha256: str | None
+    status: UploadStatus
+    visibility: Visibility
+    conversation_id: PydanticObjectId | None
     created_at: datetime
     updated_at: datetime
 
@@ -130,6 +144,7 @@ class UserExport(ResponseBody):
     sessions: list[ExportedSession]
     api_keys: list[ExportedApiKey] | None
     items: list[ExportedItem] | None
+    uploads: list[ExportedUpload] | None
     conversations: list[ExportedConversation] | None
     messages: list[ExportedMessage] | None
     usage: list[ExportedUsage]
@@ -147,6 +162,10 @@ def api_key_of(row: Raw) -> dict[str, Any]:
 
 def item_of(row: Raw) -> dict[str, Any]:
     return _listed(ExportedItem, row)
+
+
+def upload_of(row: Raw) -> dict[str, Any]:
+    return _listed(ExportedUpload, row)
 
 
 def conversation_of(row: Raw) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
+from beanie import PydanticObjectId
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.plans import Plan
 from app.core.scopes import Role
-from app.models.enums import MessageRole
+from app.models.enums import MessageRole, UploadStatus
 from app.schemas.base import SearchText, SearchWords
 
 
@@ -40,6 +41,11 @@ class ConversationQuery(PageQuery):
 
 class ItemQuery(PageQuery):
     is_completed: Annotated[bool | None, Field(description="Only those that are, or are not, completed")] = None
+
+
+class UploadQuery(PageQuery):
+    status: UploadStatus | None = None
+    conversation_id: Annotated[PydanticObjectId | None, Field(description="Only those of this conversation")] = None
 
 
 class MessageQuery(PageQuery):

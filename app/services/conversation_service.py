@@ -13,6 +13,7 @@ from app.core.exceptions import (
     ForbiddenError,
     PreconditionFailedError,
 )
+from app.core.logging_config import get_logger
 from app.core.plans import Limits
 from app.core.principal import Principal
 from app.core.scopes import Scope
@@ -28,10 +29,11 @@ from app.schemas.conversation import (
     participant_of,
 )
 from app.schemas.message import messages_of
-from app.services import audit_service, participant_service, usage_service
+from app.services import audit_service, participant_service, upload_removal_service, usage_service
 
 MESSAGES_SHOWN = 100
 _PURGE_PAUSES = (1, 5, 30, 120, 600)
+_log = get_logger(__name__)
 # By user: conversations that one user opens at the same time count in the same document.
 _turns = Turns()
 
@@ -152,9 +154,19 @@ async def finish_deletions() -> None:
 async def _purge(conversation_id: ObjectId) -> None:
     """Try until it is done: the database may be away for a while."""
     for seconds in _PURGE_PAUSES:
-        if await crud_message.purge(conversation_id):
+        if await _remove_uploads(conversation_id) and await crud_message.purge(conversation_id):
             return
         await asyncio.sleep(seconds)
+
+
+async def _remove_uploads(conversation_id: ObjectId) -> bool:
+    """Those that were made for it. False when the database went away before the end."""
+    try:
+        await upload_removal_service.remove_of_conversation(conversation_id)
+    except Exception as error:  # noqa: BLE001 - the database is away: it is tried again
+        _log.warning("uploads_of_conversation_left", error=type(error).__name__)
+        return False
+    return True
 
 
 async def _why_unchanged(conversation_id: ObjectId, versions: frozenset[int] | None, *, by: Principal) -> AppError:

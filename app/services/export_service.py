@@ -36,6 +36,7 @@ async def export_all(*, by: Principal) -> Export:
         "sessions": _rendered(crud_export.sessions(user.id), export.session_of),
         "api_keys": _rendered(crud_export.api_keys(user.id), export.api_key_of),
         "items": _rendered(crud_export.items(user.id), export.item_of),
+        "uploads": _rendered(crud_export.uploads(user.id), export.upload_of),
         "conversations": _rendered(crud_export.conversations(user.id), export.conversation_of),
         "messages": _rendered(crud_export.messages(user.id), export.message_of),
         "usage": _rendered(crud_export.usage(user.id), export.usage_of),
@@ -48,6 +49,7 @@ async def export_all(*, by: Principal) -> Export:
 _SCOPE_OF_SECTION: Mapping[str, Scope] = {
     "api_keys": Scope.API_KEYS_READ,
     "items": Scope.ITEMS_READ,
+    "uploads": Scope.UPLOADS_READ,
     "conversations": Scope.CONVERSATIONS_READ,
     "messages": Scope.CONVERSATIONS_READ,
 }

@@ -10,6 +10,8 @@ from app.services import (
     key_expiry_service,
     message_log_service,
     purge_service,
+    upload_orphan_service,
+    upload_removal_service,
 )
 from app.services.job_service import JobType
 
@@ -62,5 +64,19 @@ JOBS: Final = (
         "every minute",
         IntervalTrigger(minutes=1),
         credit_service.give_back_expired,
+    ),
+    JobType(
+        upload_removal_service.JOB,
+        "Remove uploads that never came to an end, and the bytes of those that were deleted.",
+        "every minute",
+        IntervalTrigger(minutes=1),
+        upload_removal_service.clean_up,
+    ),
+    JobType(
+        "find_orphans",
+        "Look for bytes that no upload has, and for uploads without their bytes, and tell of them.",
+        "every day",
+        IntervalTrigger(days=1),
+        upload_orphan_service.find_orphans,
     ),
 )

@@ -18,7 +18,7 @@ from app.db.mongo import transactional
 from app.models.enums import MessageRole
 from app.schemas.message import MessageBatch, MessageCreate, messages_of
 from app.schemas.page import MessageQuery
-from app.services import search_service, usage_service
+from app.services import attachment_service, search_service, usage_service
 from app.services.usage_service import MessageBudget
 
 # By conversation: whatever raises its version waits here rather than at the database.
@@ -106,6 +106,8 @@ async def _store(
     places = await crud_conversation.take_places(conversation_id, [draft.user_id for draft in drafts])
     if places is None:
         raise await _why_not_written(conversation_id, drafts, by=by)
+    if any(draft.attachment_ids for draft in drafts):
+        await attachment_service.attach(conversation_id, drafts, by=by)
     if len(drafts) == 1:  # nearly always, and the driver makes less of it
         return [await crud_message.add(conversation_id=conversation_id, place=places[0], **drafts[0]._asdict())]
     return await crud_message.add_all(conversation_id, places, drafts)

@@ -21,7 +21,7 @@ from app.crud.crud_purge import Place
 from app.db.mongo import transactional
 from app.models.deleted_user import DeletedUser
 from app.models.enums import AuditAction
-from app.services import audit_service, participant_service
+from app.services import audit_service, participant_service, upload_removal_service
 
 JOB: Final = "purge_deleted_users"
 _BATCH: Final = 200
@@ -72,6 +72,7 @@ async def _purge(claim: DeletedUser) -> None:
             if await _leave(claim, conversation_id):
                 await _remove_messages(claim, conversation_id)
     await _all(claim, "messages_emptied", crud_purge.WRITTEN, user_id, crud_purge.empty)
+    await _all(claim, "uploads", crud_purge.UPLOADED, user_id, crud_purge.remove_uploads)
     for place in crud_purge.OWNED:
         await _all(claim, place.collection, place, user_id, crud_purge.remove)
     for place in crud_purge.SIGNED:
@@ -101,6 +102,7 @@ async def _leave(claim: DeletedUser, conversation_id: ObjectId) -> bool:
 
 async def _remove_messages(claim: DeletedUser, conversation_id: ObjectId) -> None:
     """Everybody's, of a conversation that went with the user."""
+    await upload_removal_service.remove_of_conversation(conversation_id)
     await _all(claim, "messages", crud_purge.SAID_IN, conversation_id, crud_purge.remove)
     await _close(claim, conversation_id)
 

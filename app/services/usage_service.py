@@ -56,6 +56,12 @@ async def spend_conversation(user_id: ObjectId, limits: Limits) -> None:
         )
 
 
+async def spend_storage(user_id: ObjectId, size: int, *, limit: int | None) -> None:
+    """Count so many bytes more. `QuotaExceededError` when the plan has no room for them."""
+    if not await crud_usage.count_storage(user_id, size, limit=limit):
+        raise QuotaExceededError(f"The plan has room for {limit} bytes. Delete files that you have uploaded.")
+
+
 async def usage_of(user: User) -> UsageRead:
     """Plan, limits, and what is used and left of them now."""
     now = utc_now()

@@ -33,6 +33,7 @@ from tests.factories import (
     make_message_log,
     make_messages,
     make_signed_in,
+    make_upload,
     make_user,
     sign_in,
 )
@@ -111,8 +112,8 @@ class TestContent:
         content = await export_of(client, ada.headers)
 
         assert list(content) == [
-            *("exported_at", "user", "sessions", "api_keys", "items", "conversations", "messages", "usage"),
-            *("message_logs", "audit_events"),
+            *("exported_at", "user", "sessions", "api_keys", "items", "uploads", "conversations", "messages"),
+            *("usage", "message_logs", "audit_events"),
         ]
         assert abs(datetime.fromisoformat(content["exported_at"]) - datetime.now(UTC)) < timedelta(seconds=10)
         assert content["exported_at"].endswith("Z")
@@ -238,6 +239,25 @@ class TestContent:
             ("192.0.2.7", "browser"),
         ]
 
+    async def test_is_what_is_known_of_files(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        document = await make_upload(ada, created_at=DAY, updated_at=DAY, sha256="ab" * 32)
+
+        assert (await export_of(client, ada.headers))["uploads"] == [
+            {
+                "id": str(document.id),
+                "filename": "tea.txt",
+                "content_type": "text/plain",
+                "size": 11,
+                "sha256": "ab" * 32,
+                "status": "clean",
+                "visibility": "private",
+                "conversation_id": None,
+                "created_at": "2026-03-01T00:00:00Z",
+                "updated_at": "2026-03-01T00:00:00Z",
+            }
+        ]
+
     async def test_is_nothing_of_others(self, client: AsyncClient) -> None:
         ada, ben = await make_signed_in(), await make_signed_in()
         await make_messages(await make_conversation(ben), 2, by=ben)
@@ -246,6 +266,7 @@ class TestContent:
         await insert("items", owner_id=ben.id, title="Bread", created_at=DAY)
         await insert("usage_counters", user_id=ben.id, day=DAY, messages=3)
         await make_message_log(ben)
+        await make_upload(ben)
 
         content = await export_of(client, ada.headers)
 
@@ -253,6 +274,7 @@ class TestContent:
             "sessions": 1,
             "api_keys": 0,
             "items": 0,
+            "uploads": 0,
             "conversations": 0,
             "messages": 0,
             "usage": 0,
@@ -381,9 +403,9 @@ class TestCallers:
     @pytest.mark.parametrize(
         ("scopes", "withheld"),
         [
-            (["users:read"], {"api_keys", "items", "conversations", "messages"}),
+            (["users:read"], {"api_keys", "items", "uploads", "conversations", "messages"}),
             (["read"], {"api_keys"}),
-            (["users:read", "conversations:read"], {"api_keys", "items"}),
+            (["users:read", "conversations:read"], {"api_keys", "items", "uploads"}),
             (["admin"], set()),
         ],
     )
@@ -523,7 +545,7 @@ class TestReading:
         await export_of(client, ada.headers)
 
         database = User.get_pymongo_collection().database
-        read = [batch for batch in batches if batch[0] not in {"items", "usage_counters"}]
+        read = [batch for batch in batches if batch[0] not in {"items", "uploads", "usage_counters"}]
         assert {collection for collection, *_ in read} == {
             *("sessions", "api_keys", "conversations", "messages", "message_logs", "audit_events"),
         }

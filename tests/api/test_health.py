@@ -2,6 +2,7 @@ import asyncio
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -79,11 +80,15 @@ class TestWelcome:
 
 class TestProbe:
     @pytest.mark.parametrize("path", ["/health", "/health/ready"])
-    async def test_is_healthy_while_the_database_answers(self, client: AsyncClient, path: str) -> None:
+    async def test_is_healthy_while_database_and_storage_answer(self, client: AsyncClient, path: str) -> None:
         response = await client.get(path)
 
         assert response.status_code == 200
-        assert response.json() == {"status": "healthy", "version": "0.1.0", "checks": {"database": "ok"}}
+        assert response.json() == {
+            "status": "healthy",
+            "version": "0.1.0",
+            "checks": {"database": "ok", "storage": "ok"},
+        }
 
     async def test_is_alive_while_the_process_runs(self, client: AsyncClient) -> None:
         response = await client.get("/health/live")
@@ -124,7 +129,8 @@ class TestProbeWithoutDatabase:
             back = await client.get(path)
 
         assert gone.status_code == 503
-        assert gone.json() == {"status": "unhealthy", "version": "0.1.0", "checks": {"database": "unavailable"}}
+        checks = {"database": "unavailable", "storage": "ok"}
+        assert gone.json() == {"status": "unhealthy", "version": "0.1.0", "checks": checks}
         assert back.status_code == 200
 
     async def test_is_still_alive(self, serve: Serve, road: tuple[Road, str]) -> None:
@@ -135,3 +141,24 @@ class TestProbeWithoutDatabase:
             way.reopen()
 
         assert response.status_code == 200
+
+
+class TestProbeWithoutStorage:
+    async def test_names_the_storage(self, serve: Serve, tmp_path: Path) -> None:
+        async with serve() as client:
+            (tmp_path / "uploads").write_text("no folder")
+            gone = await client.get("/health")
+            (tmp_path / "uploads").unlink()
+            back = await client.get("/health")
+
+        checks = {"database": "ok", "storage": "unavailable"}
+        assert (gone.status_code, gone.json()["checks"]) == (503, checks)
+        assert back.status_code == 200
+
+    async def test_starts_all_the_same(self, serve: Serve) -> None:
+        nobody = "AccountName=a;AccountKey=YQ==;BlobEndpoint=http://127.0.0.1:9/a;DefaultEndpointsProtocol=http"
+
+        async with serve(azure_storage_connection_string=nobody) as client:
+            alive, ready = await client.get("/health/live"), await client.get("/health/ready")
+
+        assert (alive.status_code, ready.status_code) == (200, 503)

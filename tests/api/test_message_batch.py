@@ -12,7 +12,15 @@ from app.models.conversation import Conversation
 from app.models.message import Message
 from app.models.usage_counter import UsageCounter
 from tests.api.test_messages import post, stored, url_of
-from tests.factories import StoredUser, make_api_key, make_conversation, make_messages, make_signed_in, make_user
+from tests.factories import (
+    StoredUser,
+    make_api_key,
+    make_conversation,
+    make_messages,
+    make_signed_in,
+    make_upload,
+    make_user,
+)
 
 
 async def post_all(
@@ -256,7 +264,7 @@ class TestAttachments:
     async def test_are_kept_in_order(self, client: AsyncClient, count: int) -> None:
         ada = await make_signed_in()
         conversation = await make_conversation(ada)
-        ids = [str(ObjectId()) for _ in range(count)]
+        ids = [str((await make_upload(ada)).id) for _ in range(count)]
 
         response = await post(client, conversation, ada.headers, attachment_ids=ids)
 

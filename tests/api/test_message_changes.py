@@ -4,7 +4,6 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
-from bson import ObjectId
 from httpx import AsyncClient, Response
 
 from app.core.scopes import Role
@@ -14,7 +13,7 @@ from app.models.conversation_event import ConversationEvent
 from app.models.message import Message
 from tests.api.test_messages import post, stored, url_of
 from tests.conftest import no_event_can_be_written
-from tests.factories import SignedInUser, make_api_key, make_conversation, make_signed_in
+from tests.factories import SignedInUser, make_api_key, make_conversation, make_signed_in, make_upload
 
 
 class Scene(NamedTuple):
@@ -53,7 +52,7 @@ class Scene(NamedTuple):
 async def scene(client: AsyncClient) -> Scene:
     ada, bob, cy = await make_signed_in(), await make_signed_in(username="bob"), await make_signed_in()
     conversation = await make_conversation(ada, bob)
-    attachments = [str(ObjectId())]
+    attachments = [str((await make_upload(bob)).id)]
     posted = await post(client, conversation, bob.headers, content="Hello", model="gpt", attachment_ids=attachments)
     return Scene(client, ada, bob, cy, conversation, posted.json())
 

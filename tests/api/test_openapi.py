@@ -25,12 +25,16 @@ PUBLIC = {
     ("post", "/api/v1/auth/email/verify"),
     ("get", "/api/v1/users/username/{username}"),
     ("get", "/.well-known/jwks.json"),
+    ("put", "/api/v1/uploads/{upload_id}/bytes"),
 }
 # Anyone may, but who shows credentials may more: the registration may be closed to strangers.
 OPTIONAL = {
     ("post", "/api/v1/users"),
     ("post", "/api/v1/auth/register"),
     ("post", "/api/v1/auth/email/verify/request"),
+    ("get", "/api/v1/uploads/{upload_id}/content"),
+    ("get", "/api/v1/uploads/{upload_id}/thumbnail"),
+    ("get", "/api/v1/uploads/{upload_id}/text"),
 }
 CONDITIONAL = {
     (method, path)

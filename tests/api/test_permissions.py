@@ -16,7 +16,7 @@ from app.core.one_time_token import token_text
 from app.core.scopes import Role
 from app.main import create_app
 from app.models.conversation import Conversation
-from app.models.enums import TokenPurpose
+from app.models.enums import TokenPurpose, UploadStatus
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
 from app.models.user import User
@@ -34,7 +34,9 @@ from tests.factories import (
     make_user,
     sign_in,
 )
+from tests.hostile_files import picture
 from tests.permissions import CALLERS, MEANING, ROWS, Row
+from tests.stored_uploads import store_upload
 from tests.streams import answer_of
 from tests.test_architecture import endpoints_of
 
@@ -43,6 +45,7 @@ Body = dict[str, Any]
 NEW_PASSWORD: Final = "walrus-Compass-77-lagoon"
 STAFF: Final = {f"support {level}": level for level in (1, 2, 3)}
 SERVICE_KEYS: Final = {"read key": "read", "write key": "write", "admin key": "admin"}
+FILES: Final = ("POST /api/v1/uploads",)
 FORMS: Final = ("/auth/token", "/auth/introspect", "/form")
 
 
@@ -57,6 +60,7 @@ class Scene:
         self.owner: SignedInUser
         self.phone: Phone | None = None
         self._conversation: Conversation | None = None
+        self.path = ""
 
     async def open(self) -> None:
         if "superuser" in {self.caller, self.whose}:
@@ -84,6 +88,7 @@ class Scene:
     async def url(self, path: str) -> str:
         if "deleted-users/" in path or path.endswith("/restore"):
             return path.format(user_id=await self._deleted())
+        self.path = path
         names = {name for _, name, _, _ in Formatter().parse(path) if name}
         return path.format(**{name: await PLACES[name](self) for name in names})
 
@@ -119,6 +124,8 @@ SENT: Final[dict[str, Body]] = {
     "PATCH /api/v1/conversations/{conversation_id}/messages/{message_id}": {"content": "Good day"},
     "POST /api/v1/conversations/{conversation_id}/messages": {"content": "Hello"},
     "POST /api/v1/items": {"title": "Tea"},
+    "POST /api/v1/uploads/direct": {"filename": "tea.txt", "size": 11},
+    "POST /api/v1/uploads/{upload_id}/url": {"expires_in": 60},
     "PUT /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/items/{item_id}": {"title": "Tea"},
     "PATCH /api/v1/admin/users/{user_id}": {"plan": "pro"},
@@ -171,6 +178,17 @@ async def api_key_id(scene: Scene) -> ObjectId:
 @place
 async def item_id(scene: Scene) -> ObjectId:
     return (await make_item(scene.owner)).id
+
+
+@place
+async def upload_id(scene: Scene) -> ObjectId:
+    """A picture; a text where that is asked for; one that waits for being completed where it can be."""
+    if scene.path.endswith("/complete"):
+        pending: dict[str, Any] = {"status": UploadStatus.PENDING, "is_direct": True}
+        return (await store_upload(scene.owner, **pending)).id
+    if scene.path.endswith("/text"):
+        return (await store_upload(scene.owner)).id
+    return (await store_upload(scene.owner, picture(), content_type="image/png")).id
 
 
 @place
@@ -294,6 +312,7 @@ async def answer(row: Row, caller: str, client: AsyncClient) -> int:
         url,
         headers=scene.headers,
         data=sent if is_form else None,
+        files={"file": ("tea.txt", b"Tea")} if endpoint in FILES else None,
         json=None if is_form else sent or None,
     )
     return response.status_code

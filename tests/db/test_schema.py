@@ -72,6 +72,18 @@ class TestEnsureIndexes:
                     "is_completed, created_at-, _id-",
                 },
             ),
+            (
+                "uploads",
+                {
+                    "created_at-, _id-",
+                    "status, created_at-, _id-",
+                    "owner_id, created_at-, _id-",
+                    "owner_id, status, created_at-, _id-",
+                    "conversation_id, created_at-, _id-",
+                    "stem unique",
+                    "due_at sparse",
+                },
+            ),
             ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
             (
                 "message_logs",

@@ -27,6 +27,7 @@ from tests.factories import (
     make_message_log,
     make_messages,
     make_signed_in,
+    make_upload,
     make_user,
 )
 
@@ -38,6 +39,7 @@ REMOVED = {
     "one_time_tokens": 3,
     "api_keys": 1,
     "items": 3,
+    "uploads": 3,
     "usage_counters": 3,
     "message_logs": 3,
     "credit_holds": 3,
@@ -72,6 +74,7 @@ async def make_estate(user: StoredUser, friend: StoredUser) -> None:
         for _ in range(3):
             await _insert("items", owner_id=person.id, title="Milk", created_at=utc_now())
             await _insert("usage_counters", user_id=person.id, day=utc_now(), messages=1)
+            await make_upload(person)
             await make_message_log(person, tokens=7)
             await _insert("credit_holds", user_id=person.id, amount=1, expires_at=utc_now() + timedelta(days=1))
             await _insert("one_time_tokens", user_id=person.id, purpose="verify")
@@ -155,7 +158,7 @@ class TestPurge:
 
         assert before == {
             *("deleted_users", "sessions", "one_time_tokens", "api_keys", "items", "usage_counters"),
-            *("conversations", "conversation_events", "messages", "message_logs", "credit_holds"),
+            *("conversations", "conversation_events", "messages", "message_logs", "credit_holds", "uploads"),
         }
         assert outcome == Round(purged=1, interrupted=0)
         assert await places_of(user, database) == set()

@@ -31,6 +31,8 @@ from app.api.v1.endpoints import (
     replies,
     single_messages,
     staff,
+    upload_content,
+    uploads,
     usage,
     users,
 )
@@ -58,6 +60,8 @@ ROUTERS = (
     deleted_users,
     jobs,
     items,
+    uploads,
+    upload_content,
     health,
     jwks,
     bootstrap,

@@ -5,9 +5,11 @@ from fastapi import APIRouter, Response
 
 from app.api.deps import ANONYMOUS_RATE
 from app.api.responses import JsonResponse
+from app.core.exceptions import StorageUnavailableError
 from app.core.version import VERSION
 from app.db.mongo import is_answering
 from app.schemas.health import Health, Live, Welcome
+from app.services.storage import get_storage
 
 router = APIRouter(tags=["health"])
 _PING_SECONDS = 2.0
@@ -30,7 +32,8 @@ async def live() -> Response:
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}}, name="ready")
 async def health() -> Response:
     """200 when everything that a request needs answers, else 503 naming what does not."""
-    checks = {"database": "ok" if await _database_answers() else "unavailable"}
+    database, storage = await asyncio.gather(_database_answers(), _storage_answers())
+    checks = {"database": "ok" if database else "unavailable", "storage": "ok" if storage else "unavailable"}
     is_healthy = set(checks.values()) == {"ok"}
     content = {"status": "healthy" if is_healthy else "unhealthy", "version": VERSION, "checks": checks}
     return JsonResponse(content, HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE)
@@ -42,3 +45,12 @@ async def _database_answers() -> bool:
             return await is_answering()
     except TimeoutError:
         return False
+
+
+async def _storage_answers() -> bool:
+    try:
+        async with asyncio.timeout(_PING_SECONDS):
+            await get_storage().check()
+    except (TimeoutError, StorageUnavailableError):
+        return False
+    return True

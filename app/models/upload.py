@@ -1,0 +1,73 @@
+from datetime import datetime, timedelta
+from typing import Final
+
+from beanie import PydanticObjectId
+from pydantic import Field
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+from app.core.clock import utc_now
+from app.models.base import BaseDocument
+from app.models.enums import UploadStatus, Visibility
+
+# After how long one that is pending is given up. Whoever receives it prolongs that several times in between.
+GIVEN_UP_AFTER: Final = timedelta(minutes=5)
+
+
+class DeletedUpload(BaseDocument):
+    """An upload that is gone, and whose bytes are still being removed. Empty but for a moment."""
+
+    stem: str
+
+    class Settings:
+        name = "deleted_uploads"
+
+
+class Upload(BaseDocument):
+    """A file of a user. Its bytes, and what is made of them, are in the storage, as parts of `stem`.
+
+    `size` counts against its owner from the moment it is pending: until the bytes are all there it is what was
+    reserved for them. `due_at` is when one that is pending is given up, unless whoever receives it prolongs it.
+    """
+
+    owner_id: PydanticObjectId | None
+    filename: str
+    content_type: str
+    size: int
+    sha256: str | None = None
+    stem: str
+    status: UploadStatus = UploadStatus.PENDING
+    reason: str | None = None  # why it failed, or what was found in it
+    visibility: Visibility = Visibility.PRIVATE
+    conversation_id: PydanticObjectId | None = None
+    variants: list[int] = Field(default_factory=list)  # sizes of the thumbnails that are there
+    has_text: bool = False
+    thumbnail_fault: str | None = None  # why there are none, when that lies in the file
+    text_fault: str | None = None
+    due_at: datetime | None = None
+    is_direct: bool = False  # its bytes are put by the client, and then checked
+    checked_until: datetime | None = None  # by when whoever checks them has said that it still does
+    updated_at: datetime = Field(default_factory=utc_now)
+
+    class Settings:
+        name = "uploads"
+        indexes = [  # noqa: RUF012
+            IndexModel([("created_at", DESCENDING), ("_id", DESCENDING)], name="latest"),
+            IndexModel(
+                [("status", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="status_latest",
+            ),
+            IndexModel(
+                [("owner_id", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="owner_latest",
+            ),
+            IndexModel(
+                [("owner_id", ASCENDING), ("status", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="owner_status_latest",
+            ),
+            IndexModel(
+                [("conversation_id", ASCENDING), ("created_at", DESCENDING), ("_id", DESCENDING)],
+                name="conversation_latest",
+            ),
+            IndexModel([("stem", ASCENDING)], name="stem_unique", unique=True),
+            IndexModel([("due_at", ASCENDING)], name="due", sparse=True),
+        ]
