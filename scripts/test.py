@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import environment
+import parts
 
 LINES, BRANCHES = 95, 90  # per cent of app/ that the tests must run
 WORKERS = "4"  # more than there are cores: many tests wait, for processes and for time-outs
@@ -26,11 +28,14 @@ def main() -> None:
     environment.enter("requirements-dev.txt")
     if len(sys.argv) > 1:
         sys.exit(_run(["pytest", *sys.argv[1:]]))
+    installing = threading.Thread(target=parts.install)
+    installing.start()
     for name, command in CHECKS.items():
         started = time.monotonic()
         if _run(command) != 0:
             sys.exit(f"{name}: failed")
         print(f"{name}: passed in {time.monotonic() - started:.1f} s", flush=True)
+    installing.join()
     if _run(["pytest", "-n", WORKERS, "--dist", "worksteal", "--cov", "--cov-report="]) != 0:
         sys.exit("tests: failed")
     _require_coverage()
