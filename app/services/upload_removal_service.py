@@ -47,11 +47,14 @@ async def delete(upload_id: ObjectId, *, by: Principal) -> None:
 
 
 @transactional
-async def give_up(upload_id: ObjectId, *, reason: str | None, by: Principal) -> None:
+async def give_up(upload_id: ObjectId, stem: str, *, reason: str | None, by: Principal) -> None:
     """Forget one that is pending. `reason` is what was found in it, if anything."""
     removed = await crud_upload.remove_pending(upload_id)
     if removed is not None:
         await _let_go(removed)
+    elif not await crud_upload.exists(upload_id):  # somebody else was quicker, and perhaps than the last byte
+        await crud_upload.note(upload_id, stem)
+        remove_bytes_after_commit(upload_id, stem)
     if reason is not None:
         failure = AuditOutcome.FAILURE
         target = ("upload", upload_id)

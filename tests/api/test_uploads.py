@@ -19,6 +19,7 @@ from app.core.clock import utc_now
 from app.core.exceptions import StorageUnavailableError
 from app.core.plans import Plan
 from app.core.scopes import Role
+from app.crud import crud_upload
 from app.models.audit_event import AuditEvent
 from app.models.conversation import DeletedConversation
 from app.models.enums import UploadStatus, Visibility
@@ -528,9 +529,16 @@ class TestSlowUpload:
         await body.has_begun.wait()
         await Upload.find_all().set({"due_at": utc_now() + timedelta(seconds=1)})
 
-        later = utc_now() + timedelta(minutes=4)
-        while await Upload.find({"due_at": {"$gt": later}}).count() == 0:  # noqa: ASYNC110 - the database tells nobody
-            await asyncio.sleep(0.02)
+        is_prolonged = asyncio.Event()
+        prolong = crud_upload.prolong
+
+        async def prolong_and_tell(*of: Any, **until: Any) -> None:
+            await prolong(*of, **until)
+            is_prolonged.set()
+
+        monkeypatch.setattr(crud_upload, "prolong", prolong_and_tell)
+        await is_prolonged.wait()
+        assert await Upload.find({"due_at": {"$gt": utc_now() + timedelta(minutes=4)}}).count() == 1
         body.may_end.set()
 
         assert (await sending).status_code == 201
