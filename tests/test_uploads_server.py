@@ -68,7 +68,7 @@ def is_empty(database: Database[Raw], folder: Path) -> bool:
 
 def let_time_pass(database: Database[Raw], folder: Path) -> None:
     """Let the time pass after which what is pending is given up, and the job run."""
-    long_ago = time.time() - 3600
+    long_ago = time.time() - 7200
     for path in (folder / "uploads").rglob("*"):
         if path.is_file():
             os.utime(path, (long_ago, long_ago))

@@ -18,6 +18,7 @@ if sys.platform != "win32":
 _LENGTH_BYTES: Final = 4
 _SPARE_SECONDS: Final = 10  # by which it ends by itself when nobody is left to end it
 _OPEN_FILES: Final = 3
+_HIGHEST_FILE: Final = 65_536
 
 
 class Fault(StrEnum):
@@ -70,6 +71,7 @@ Work = Callable[[BinaryIO, Sequence[str]], Answer]
 def serve(work: Work) -> NoReturn:
     """Work on the standard input as the arguments say: `MEMORY_BYTES SECONDS ARGUMENT...`. The process ends with it."""
     memory_bytes, seconds, *arguments = sys.argv[1:]
+    os.closerange(_OPEN_FILES, _HIGHEST_FILE)  # uvloop lends the three of them twice
     answer_to = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
     fence(memory_bytes=int(memory_bytes), seconds=int(seconds))

@@ -43,7 +43,7 @@ def configure_logging(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    for noisy in ("pymongo", "asyncio", "passlib", "apscheduler", "httpx", "httpcore"):
+    for noisy in ("pymongo", "asyncio", "passlib", "apscheduler", "httpx", "httpcore", "azure", "msal"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True  # the middleware writes that line, with the request id
 

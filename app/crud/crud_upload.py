@@ -63,6 +63,10 @@ async def page(
     return listing.page(rows, limit)
 
 
+async def exists(upload_id: ObjectId) -> bool:
+    return bool(await find_batch("uploads", {"_id": upload_id}, fields={"_id": 1}, limit=1))
+
+
 async def prolong(upload_id: ObjectId, *, due_at: datetime) -> None:
     """Let one that is pending be given up later."""
     await Upload.get_pymongo_collection().update_one(_pending(upload_id), {"$set": {"due_at": due_at}})
@@ -156,6 +160,13 @@ async def notes(*, after: ObjectId | None, limit: int) -> list[Raw]:
     """Uploads that are gone and whose bytes are not, as far as is known."""
     where: Filter = {} if after is None else {"_id": {"$gt": after}}
     return await find_batch("deleted_uploads", where, sort={"_id": ASCENDING}, limit=limit)
+
+
+async def note(upload_id: ObjectId, stem: str) -> None:
+    """That there may be bytes of an upload that is gone."""
+    await DeletedUpload.get_pymongo_collection().update_one(
+        {"_id": upload_id}, {"$setOnInsert": {"stem": stem, "created_at": utc_now()}}, upsert=True
+    )
 
 
 async def remove_note(upload_id: ObjectId) -> None:

@@ -33,7 +33,7 @@ class AzureLinks:
         if self._account_key is None:
             key = {"user_delegation_key": await self._borrow(expires_at)}
         signature = generate_blob_sas(
-            blob.account_name or "",
+            self._service.account_name or "",
             blob.container_name,
             blob.blob_name,
             permission=permission,

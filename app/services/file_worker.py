@@ -11,7 +11,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from app.core.config import Settings
 from app.core.exceptions import FileRejectedError
@@ -67,6 +67,7 @@ class Failure(NamedTuple):
 
     fault: Fault
     sentence: str
+    reason: str | None = None  # the error of the library, for the log
 
     @property
     def is_final(self) -> bool:
@@ -141,11 +142,10 @@ class FileWorkers:
             self._turns.release()
 
     async def _run(self, kind: Kind, path: Path, arguments: tuple[str, ...]) -> Answer | Failure:
-        file = await asyncio.to_thread(path.open, "rb")
         try:
-            process = await _start(kind, file, arguments)
-        finally:
-            file.close()
+            process = await _start(kind, path, arguments)
+        except (BlockingIOError, MemoryError):  # the machine has no room for another process
+            return _failure(Fault.BUSY)
         self._processes.add(process)
         try:
             async with asyncio.timeout(0 if self._is_closed else kind.seconds):
@@ -161,7 +161,8 @@ class FileWorkers:
             return _failure(Fault.CLOSED)
         outcome = _failure(Fault.TOO_LONG) if raw is None else _outcome(raw, process.returncode)
         if isinstance(outcome, Failure):
-            _log.warning("file_work_failed", work=kind.module, fault=outcome.fault, exit_status=process.returncode)
+            facts = {"fault": outcome.fault, "reason": outcome.reason, "exit_status": process.returncode}
+            _log.warning("file_work_failed", work=kind.module, **facts)
         return outcome
 
 
@@ -186,19 +187,21 @@ def file_workers() -> FileWorkers:
     return _active
 
 
-async def _start(kind: Kind, file: BinaryIO, arguments: tuple[str, ...]) -> Process:
+async def _start(kind: Kind, path: Path, arguments: tuple[str, ...]) -> Process:
     """A fresh interpreter without our environment, in which the secrets are, and without our connections."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-E", "-s", "-B", "-X", "utf8", "-m", kind.module),
-        *(str(kind.memory_bytes), str(kind.cpu_seconds), *arguments),
-        stdin=file,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        env={},
-        cwd=_ROOT,
-        start_new_session=True,
-    )
+    file = await asyncio.to_thread(path.open, "rb")
+    with file:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-E", "-s", "-B", "-X", "utf8", "-m", kind.module),
+            *(str(kind.memory_bytes), str(kind.cpu_seconds), *arguments),
+            stdin=file,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env={},
+            cwd=_ROOT,
+            start_new_session=True,
+        )
 
 
 def _kill(process: Process) -> None:
@@ -228,8 +231,11 @@ def _outcome(raw: bytes, status: int | None) -> Answer | Failure:
 
 
 def _failure(fault: Fault, answer: Answer | None = None) -> Failure:
-    sentence = answer.facts.get("sentence") if answer else None
-    return Failure(fault, str(sentence)[:_LONGEST_SENTENCE] if sentence else _SENTENCES[fault])
+    said = answer.facts if answer else {}
+    sentence, reason = (
+        str(said[name])[:_LONGEST_SENTENCE] if name in said else None for name in ("sentence", "reason")
+    )
+    return Failure(fault, sentence or _SENTENCES[fault], reason)
 
 
 def _picture_of(answer: Answer) -> Picture:

@@ -18,7 +18,8 @@ _log = get_logger(__name__)
 class Storage(Protocol):
     """What both do. Keys are those of `app/core/stored_object.py`; memory holds a few blocks of what passes through.
 
-    `StorageUnavailableError` from every method, within 5 s, when the storage does not answer.
+    `StorageUnavailableError` from every method when the storage does not answer: within 5 s, but writing waits for a
+    busy disk for up to a minute, and a read that has begun for up to 10 s.
     """
 
     async def open(self) -> None:

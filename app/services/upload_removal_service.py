@@ -3,6 +3,7 @@
 A note in that transaction says which bytes these are. So a process may end anywhere, and the job goes on from there.
 """
 
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 from bson import ObjectId
@@ -16,12 +17,13 @@ from app.core.scopes import Scope
 from app.crud import crud_upload, crud_usage
 from app.db.mongo import Raw, after_commit, transactional
 from app.models.enums import AuditAction, AuditOutcome
-from app.models.upload import GIVEN_UP_AFTER
 from app.services import audit_service
 from app.services.storage import get_storage
 
 JOB: Final = "clean_up_uploads"
 _BATCH: Final = 100
+# A slow sender fills a block in that time, and no verdict takes as long: whoever has not written since is dead.
+_SWEPT_AFTER: Final = timedelta(hours=1)
 _REMOVER: Final = Principal.system("conversation")
 
 _log = get_logger(__name__)
@@ -45,11 +47,14 @@ async def delete(upload_id: ObjectId, *, by: Principal) -> None:
 
 
 @transactional
-async def give_up(upload_id: ObjectId, *, reason: str | None, by: Principal) -> None:
+async def give_up(upload_id: ObjectId, stem: str, *, reason: str | None, by: Principal) -> None:
     """Forget one that is pending. `reason` is what was found in it, if anything."""
     removed = await crud_upload.remove_pending(upload_id)
     if removed is not None:
         await _let_go(removed)
+    elif not await crud_upload.exists(upload_id):  # somebody else was quicker, and perhaps than the last byte
+        await crud_upload.note(upload_id, stem)
+        remove_bytes_after_commit(upload_id, stem)
     if reason is not None:
         failure = AuditOutcome.FAILURE
         target = ("upload", upload_id)
@@ -84,8 +89,7 @@ async def clean_up() -> CleanUp:
         for note in notes:
             await _remove_bytes(note["_id"], note["stem"])
         removed, after = removed + len(notes), notes[-1]["_id"]
-    # Longer than a writer may go without a byte, and as long as the upload that it writes for is kept.
-    swept = await get_storage().sweep(before=utc_now() - GIVEN_UP_AFTER)
+    swept = await get_storage().sweep(before=utc_now() - _SWEPT_AFTER)
     return CleanUp(given_up, removed, swept)
 
 

@@ -78,11 +78,11 @@ async def receive(incoming: Incoming, *, by: Principal) -> Upload:
             stored = await get_storage().write(key_of(intake.upload.stem), chunks)
             return await intake.accept(stored)
     except asyncio.CancelledError:
-        background.start(_give_up(intake.upload.id, None, by=by), name="give_up_upload")
+        background.start(_give_up(intake.upload, None, by=by), name="give_up_upload")
         raise
     except Exception as error:
         with on_the_side():
-            await _give_up(intake.upload.id, intake.reason_of(error), by=by)
+            await _give_up(intake.upload, intake.reason_of(error), by=by)
         raise
 
 
@@ -212,11 +212,11 @@ async def require_conversation(said: UploadCreate, *, by: Principal) -> None:
     raise InvalidContentError(errors=[error])
 
 
-async def _give_up(upload_id: ObjectId, reason: str | None, *, by: Principal) -> None:
+async def _give_up(upload: Upload, reason: str | None, *, by: Principal) -> None:
     try:
-        await upload_removal_service.give_up(upload_id, reason=reason, by=by)
+        await upload_removal_service.give_up(upload.id, upload.stem, reason=reason, by=by)
     except Exception as error:  # noqa: BLE001 - the database is away: the job does it
-        _log.warning("upload_not_given_up", upload_id=str(upload_id), error=type(error).__name__)
+        _log.warning("upload_not_given_up", upload_id=str(upload.id), error=type(error).__name__)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import pytest
 from bson import ObjectId
 from httpx import AsyncClient, Response
 
-from app.api import middleware
+from app.api import idempotency, middleware
 from app.api.multipart import StreamedForm
 from app.api.upload_form import UploadForm
 from app.core import background
+from app.core.clock import utc_now
 from app.core.exceptions import StorageUnavailableError
 from app.core.plans import Plan
 from app.core.scopes import Role
+from app.crud import crud_upload
 from app.models.audit_event import AuditEvent
 from app.models.conversation import DeletedConversation
 from app.models.enums import UploadStatus, Visibility
@@ -24,7 +27,7 @@ from app.models.idempotency_record import IdempotencyRecord
 from app.models.upload import DeletedUpload, Upload
 from app.models.usage_counter import UsageTotal
 from app.models.user import User
-from app.services import upload_removal_service
+from app.services import idempotency_service, upload_removal_service, upload_service
 from app.services.storage import get_storage
 from tests.clamd_server import ClamdServer, clamd, running_clamd
 from tests.conftest import Serve, no_event_can_be_written
@@ -499,6 +502,88 @@ class TestQuota:
 
         assert usage["used"]["storage_bytes"] == 16
         assert usage["remaining"]["storage_bytes"] == 1024**3 - 16
+
+
+class SlowBody:
+    """A whole form with a pause before its end, until it is let go."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        yield part("file", TEXT, "tea.txt")
+        self.has_begun.set()
+        await self.may_end.wait()
+        yield END
+
+    def send(self, client: AsyncClient, headers: dict[str, str]) -> asyncio.Task[Response]:
+        request = client.post("/api/v1/uploads", content=self.parts(), headers=headers | HEADERS)
+        return asyncio.create_task(request)
+
+
+class TestSlowUpload:
+    async def test_is_kept_for_as_long_as_it_takes(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(upload_service, "_PROLONGED_EVERY_SECONDS", 0.05)
+        ada, body = await make_signed_in(), SlowBody()
+        sending = body.send(client, ada.headers)
+        await body.has_begun.wait()
+        await Upload.find_all().set({"due_at": utc_now() + timedelta(seconds=1)})
+
+        is_prolonged = asyncio.Event()
+        prolong = crud_upload.prolong
+
+        async def prolong_and_tell(*of: Any, **until: Any) -> None:
+            await prolong(*of, **until)
+            is_prolonged.set()
+
+        monkeypatch.setattr(crud_upload, "prolong", prolong_and_tell)
+        await is_prolonged.wait()
+        assert await Upload.find({"due_at": {"$gt": utc_now() + timedelta(minutes=4)}}).count() == 1
+        body.may_end.set()
+
+        assert (await sending).status_code == 201
+
+    async def test_is_told_when_it_was_deleted_meanwhile(self, client: AsyncClient, tmp_path: Path) -> None:
+        ada, body = await make_signed_in(), SlowBody()
+        sending = body.send(client, ada.headers)
+        await body.has_begun.wait()
+        pending = await Upload.find_one()
+        assert pending is not None
+
+        deleted = await client.delete(f"/api/v1/uploads/{pending.id}", headers=ada.headers)
+        body.may_end.set()
+        response = await sending
+
+        assert (deleted.status_code, response.status_code, response.json()["code"]) == (204, 409, "conflict")
+        assert await nothing_is_left(ada, tmp_path)
+
+    async def test_that_is_cancelled_leaves_nothing(self, client: AsyncClient, tmp_path: Path) -> None:
+        ada, body = await make_signed_in(), SlowBody()
+        sending = body.send(client, ada.headers)
+        await body.has_begun.wait()
+
+        sending.cancel()
+        await asyncio.wait([sending])
+
+        assert await nothing_is_left(ada, tmp_path)
+
+    async def test_holds_its_idempotency_key_for_as_long_as_it_takes(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(idempotency_service, "_HOLD", timedelta(seconds=1))
+        monkeypatch.setattr(idempotency, "_PROLONGED_EVERY_SECONDS", 0.1)
+        ada, body, other = await make_signed_in(), SlowBody(), SlowBody()
+        headers = ada.headers | {"Idempotency-Key": "once"}
+        sending = body.send(client, headers)
+        await body.has_begun.wait()
+
+        await asyncio.sleep(1.5)  # longer than the hold
+        other.may_end.set()
+        meanwhile = await other.send(client, headers)
+        body.may_end.set()
+
+        assert (meanwhile.status_code, meanwhile.json()["code"]) == (409, "idempotency_in_progress")
+        assert (await sending).status_code == 201
 
 
 class TestIdempotencyKey:

@@ -82,7 +82,7 @@ class TestLine:
     def test_of_chatty_libraries_is_left_out(self, capsys: Captured) -> None:
         configure_logging("DEBUG")
 
-        for name in ("pymongo.command", "asyncio", "passlib", "uvicorn.access"):
+        for name in ("pymongo.command", "asyncio", "passlib", "azure.core", "azure.identity", "msal", "uvicorn.access"):
             logging.getLogger(name).info("chatter")
 
         assert written(capsys) == []

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.core import background
 from app.core.clock import utc_now
 from app.core.exceptions import StorageUnavailableError
 from app.core.stored_object import key_of, new_stem
@@ -159,6 +160,33 @@ class TestWrite:
 
         assert stored.size == 4
         assert await read_all(storage.read(KEY)) == b"once"
+
+    async def test_that_is_cancelled_at_the_last_step_takes_it_back(
+        self, storage: AzureStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        is_committed = asyncio.Event()
+        commit = azure_calls.commit
+
+        async def unheard(*arguments: Any) -> None:
+            await commit(*arguments)
+            is_committed.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(azure_calls, "commit", unheard)
+        writing = asyncio.create_task(storage.write(KEY, chunks_of(b"x")))
+        await is_committed.wait()
+        writing.cancel()
+        await asyncio.wait([writing])
+        await background.drain()
+
+        assert await storage.stat(KEY) is None
+
+    async def test_takes_back_only_its_own(self, storage: AzureStorage) -> None:
+        await storage.write(KEY, chunks_of(b"mine"))
+
+        await azure_calls.forget(storage._blob(KEY), "another writer")
+
+        assert await read_all(storage.read(KEY)) == b"mine"
 
     async def test_goes_on_while_a_slow_way_takes_something(
         self, azurite: AzuriteServer, monkeypatch: pytest.MonkeyPatch

@@ -249,6 +249,17 @@ class TestExtractText:
 
         assert refused == Failure(Fault.DAMAGED, "The document is damaged.")
 
+    async def test_refuses_one_that_is_merely_large(self, workers: FileWorkers, put: Put) -> None:
+        signs = hostile_files.noise(1_010_000)
+        large = b"".join(signs[start : start + 200] + bytes(19_800) for start in range(0, len(signs), 200))
+        packed = hostile_files.word_with("word/media/a.bin", large)
+        assert len(large) > 100_000_000
+        assert len(packed) * 200 > len(large)
+
+        refused = await workers.extract_text(put(packed), WORD)
+
+        assert refused == Failure(Fault.REFUSED, "The document is far larger unpacked than it may be.")
+
     async def test_refuses_what_is_packed_too_well(self, workers: FileWorkers, put: Put) -> None:
         packed = hostile_files.word_with("word/media/a.bin", bytes(60_000_000))
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ async def store(storage: Storage, stem: str, content: bytes = b"Hello, world", p
     await storage.write(key_of(stem, part), chunks())
 
 
-async def make_stored(storage: Storage, owner: StoredUser | None, **more: object) -> Upload:
+async def make_stored(storage: Storage, owner: StoredUser | None, **more: Any) -> Upload:
     """With its bytes, and a thumbnail, and counted."""
     upload = await make_upload(owner, **more)
     await store(storage, upload.stem)
@@ -55,7 +56,7 @@ async def make_stored(storage: Storage, owner: StoredUser | None, **more: object
     return upload
 
 
-def ago(**time: float) -> dict[str, object]:
+def ago(**time: float) -> dict[str, Any]:
     return {"due_at": utc_now() - timedelta(**time), "status": UploadStatus.PENDING}
 
 
