@@ -351,6 +351,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_conversations(client, ada.headers, service.headers, str(ada.id), str(bob.id))
     await _use_items(client, ada.headers, service.headers)
     await _use_uploads(client, ada.headers, service.headers)
+    await _use_bytes_of_uploads(client, ada.headers)
     await _use_sessions(client)
     await _use_plans(client, admin.headers, ada.headers, str(ada.id))
     await _use_message_logs(client, service.headers, ada)
@@ -508,6 +509,20 @@ async def _use_items(client: AsyncClient, ada: dict[str, str], service: dict[str
         assert (await client.get(page.links["next"]["url"], headers=headers)).status_code == 200
     assert (await client.patch(f"{items}/{made['id']}", headers=ada, json={"is_completed": True})).status_code == 200
     assert (await client.delete(f"{items}/{made['id']}", headers=service)).status_code == 204
+
+
+async def _use_bytes_of_uploads(client: AsyncClient, ada: dict[str, str]) -> None:
+    announced = {"filename": "tea.txt", "size": 3, "sha256": "0" * 64, "visibility": "public"}
+    for changes, status in (({}, 422), ({"sha256": None}, 200)):
+        plan = (await client.post("/api/v1/uploads/direct", headers=ada, json=announced | changes)).json()
+        upload = f"/api/v1/uploads/{plan['upload']['id']}"
+        put_at = plan["url"].partition("://")[2].partition("/")[2]
+        assert (await client.put(f"/{put_at}", content=b"Tea")).status_code == 204
+        assert (await client.post(f"{upload}/complete", headers=ada)).status_code == status
+    assert (await client.post(f"{upload}/url", headers=ada, json={"expires_in": 60})).status_code == 200
+    for headers in (ada, {}):
+        for path, answer in (("content", 200), ("text", 200), ("thumbnail", 422)):
+            assert (await client.get(f"{upload}/{path}", headers=headers)).status_code == answer
 
 
 async def _use_uploads(client: AsyncClient, ada: dict[str, str], service: dict[str, str]) -> None:

@@ -19,6 +19,9 @@ _CATEGORIES: Final[Mapping[str, tuple[str, ...]]] = {
     "service": ("configuration",),
     "conversation": ("api",),
     "item": ("api",),
+    "message": ("api",),
+    "message_logs": ("api",),
+    "upload": ("api",),
     "participant": ("api",),
 }
 _OTHER_CATEGORY: Final = ("iam",)  # accounts, and what lets somebody in
@@ -35,6 +38,7 @@ _TYPES: Final[Mapping[str, str]] = {
     "removed": "deletion",
     "requested": "info",
     "audit:exported": "access",
+    "stored": "creation",
     "session:created": "start",
     "session:refused": "start",  # a sign-in that failed: so the schema has it
     "session:refreshed": "info",

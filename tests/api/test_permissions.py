@@ -184,8 +184,7 @@ async def item_id(scene: Scene) -> ObjectId:
 async def upload_id(scene: Scene) -> ObjectId:
     """A picture; a text where that is asked for; one that waits for being completed where it can be."""
     if scene.path.endswith("/complete"):
-        pending: dict[str, Any] = {"status": UploadStatus.PENDING, "is_direct": True}
-        return (await store_upload(scene.owner, **pending)).id
+        return (await store_upload(scene.owner, status=UploadStatus.PENDING, is_direct=True)).id
     if scene.path.endswith("/text"):
         return (await store_upload(scene.owner)).id
     return (await store_upload(scene.owner, picture(), content_type="image/png")).id
