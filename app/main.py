@@ -32,7 +32,7 @@ from app.core.shared_rate_limit import SharedRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.startup import open_database
-from app.services import key_usage_service, refusal_service
+from app.services import event_hub, external_api, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.file_worker import open_file_workers
 from app.services.job_service import run_jobs
@@ -122,6 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(settings))
         await stack.enter_async_context(open_storage(settings))
+        await stack.enter_async_context(external_api.opened())
         await _connect_rate_limiter(app.state.rate_limiter, stack)
         await stack.enter_async_context(open_file_workers(settings))
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
@@ -137,6 +138,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             feed = asyncio.create_task(follow_changes(tried), name="change_feed")
             stack.push_async_callback(_cancel, feed)
             await tried.wait()
+        await stack.enter_async_context(event_hub.running())
         _freeze_memory()
         if settings.environment is Environment.PRODUCTION:
             _warn(settings)

@@ -39,7 +39,7 @@ class Filled(NamedTuple):
     url: str
     key: str
     path: str
-    deep: dict[str, str]  # the id of the message before each deep page, by where it is
+    deep: dict[str, str]  # the cursor of each deep page, by where it is
     searches: dict[str, str]
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     ):
         ask = _Client(port, filled.key)
         pages = {"first page": f"{filled.path}?limit=50"}
-        pages |= {where: f"{filled.path}?limit=50&after={before}" for where, before in filled.deep.items()}
+        pages |= {where: f"{filled.path}?limit=50&cursor={cursor}" for where, cursor in filled.deep.items()}
         costs = _in_turns(ask, pages)
         searches = {what: f"{filled.path}?limit=50&q={quote(words)}" for what, words in filled.searches.items()}
         waits = _in_turns(ask, searches)
@@ -107,6 +107,7 @@ def _filled(folder: Path, count: int) -> Iterator[Filled]:
 
 
 async def _fill(url: str, count: int) -> Filled:
+    from app.crud.base import ASCENDING, Listing  # noqa: PLC0415
     from app.db.mongo import connected  # noqa: PLC0415
     from app.models.conversation import Conversation  # noqa: PLC0415
     from app.models.enums import MessageRole  # noqa: PLC0415
@@ -120,7 +121,6 @@ async def _fill(url: str, count: int) -> Filled:
         conversation = Conversation(title="Long", last_seq=count, message_count=count, version=count)
         await conversation.insert()
         started = time.perf_counter()
-        ids = {}
         for first in range(1, count + 1, AT_ONCE):
             texts = (" ".join(chance.choices(words, cum_weights=weights, k=WORDS_OF_A_MESSAGE)) for _ in range(AT_ONCE))
             rows = [
@@ -136,9 +136,9 @@ async def _fill(url: str, count: int) -> Filled:
                 for seq, text in zip(range(first, count + 1), texts, strict=False)
             ]
             await Message.insert_many(rows)
-            ids[first] = str(rows[0].id)
         print(f"{count:,} messages after {time.perf_counter() - started:.0f} s")
-        deep = {f"page behind message {at:,}": ids[at] for at in (sorted(ids)[len(ids) // 2], max(ids))}
+        listing = Listing("messages", {"conversation_id": conversation.id}, ["seq"], ASCENDING)
+        deep = {f"page behind message {at:,}": listing.cursor_at([at]) for at in (count // 2, count - 100)}
         key = (await make_api_key("read")).text
     searches = {
         "the most common word": words[0],

@@ -75,6 +75,7 @@ def main() -> None:
     _protect(api, ada, signed_in)
     _note_down(signed_in)
     conversation = _converse(signed_in, grace)
+    _reconsider(signed_in, conversation)
     _count(signed_in)
     _refuse(api, signed_in, conversation)
     if master:
@@ -163,6 +164,16 @@ def _converse(signed_in: Api, grace: dict[str, Any]) -> str:
     signed_in.expect(200, "PATCH", path, {"title": "Tea at five"}, If_Match=shown.headers["etag"])
     signed_in.expect(412, "PATCH", path, {"title": "Tea at six"}, If_Match=shown.headers["etag"])
     return str(opened.body["id"])
+
+
+def _reconsider(signed_in: Api, conversation: str) -> None:
+    _title("Several messages at once, second thoughts, and how far one has read")
+    path = f"/api/v1/conversations/{conversation}"
+    lines = {"messages": [{"content": "The cake is for Grace."}, {"content": "Or for both of us."}]}
+    first, second = signed_in.expect(201, "POST", f"{path}/messages/batch", lines).body
+    signed_in.expect(200, "PATCH", f"{path}/messages/{first['id']}", {"content": "The cake is for everybody."})
+    signed_in.expect(204, "DELETE", f"{path}/messages/{second['id']}")
+    signed_in.expect(200, "POST", f"{path}/read", {"message_id": second["id"]})
 
 
 def _count(signed_in: Api) -> None:

@@ -81,6 +81,7 @@ mongo.init_beanie = _bind_documents  # type: ignore[assignment, attr-defined]
 LONG = {
     *("test_openapi_conformance.py", "test_adding_a_feature.py", "test_hostile_server.py", "test_server.py"),
     *("test_purge.py", "test_errors.py", "test_embedded.py", "test_architecture.py"),
+    "test_events_server.py",
 }
 
 Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]

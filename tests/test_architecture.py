@@ -1,6 +1,6 @@
 """Rules that hold for every endpoint and every query, also for those that are not written yet."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -21,12 +21,14 @@ from app.main import create_app
 from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage
 from app.models.audit_event import AuditEvent
 from app.models.conversation_event import ConversationEvent
+from app.models.credit_hold import CreditHold
 from app.models.deleted_user import DeletedUser
 from app.models.enums import ConversationEventType
 from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 from app.services import (
     audit_chain_service,
+    credit_service,
     key_expiry_service,
     key_usage_service,
     message_log_service,
@@ -34,6 +36,7 @@ from app.services import (
     upload_removal_service,
 )
 from tests.api.test_openapi import Document, operations, references, resolved
+from tests.assistant_server import open_assistant
 from tests.conftest import client_of, running
 from tests.factories import (
     PASSWORD,
@@ -48,6 +51,7 @@ from tests.factories import (
     make_user,
     sign_in,
 )
+from tests.streams import opened
 
 # Who adds a line here opens an endpoint to everybody.
 PUBLIC = {
@@ -131,6 +135,7 @@ COLLECTIONS |= {"audit_chain"}
 COLLECTIONS |= {"message_logs"}
 COLLECTIONS |= {"conversation_events"}
 COLLECTIONS |= {"uploads"}
+COLLECTIONS |= {"credit_holds"}
 EVENT = {
     "actor": {"kind": "user", "id": ObjectId(), "name": None},
     "action": "item:created",
@@ -155,9 +160,10 @@ class Endpoint(NamedTuple):
 
 
 @pytest.fixture
-def app(make_settings: Callable[..., Settings]) -> FastAPI:
-    """The application without a memory, so that every query is made."""
-    return create_app(make_settings(auth_cache_seconds=0))
+async def app(make_settings: Callable[..., Settings]) -> AsyncIterator[FastAPI]:
+    """The application without a memory, so that every query is made, and with an assistant."""
+    async with open_assistant() as assistant:
+        yield create_app(make_settings(auth_cache_seconds=0, **assistant.settings))
 
 
 def endpoints_of(app: FastAPI) -> set[Endpoint]:
@@ -302,6 +308,7 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
     )
     await gone.insert()
     usage = await ApiKeyUsage(key_id=key.document.id, hour=utc_now()).insert()
+    hold = await CreditHold(user_id=ada.id, amount=1, expires_at=utc_now() + timedelta(1)).insert()
     drawn = await ApiKeyQuota(key_id=key.document.id, window="2026-11", expires_at=utc_now() + timedelta(1)).insert()
     log = await make_message_log(ada)
     upload = await make_upload(ada, conversation_id=conversation.id)
@@ -312,7 +319,7 @@ async def _crowd(database: Database[dict[str, Any]]) -> None:
         data={"user_id": ObjectId()},
         expires_at=utc_now() + timedelta(days=7),
     ).insert()
-    for document in [*stored, counter, total, gone, usage, drawn, log, upload, event]:
+    for document in [*stored, counter, total, gone, usage, drawn, log, upload, event, hold]:
         collection = database[document.get_collection_name()]
         row = collection.find_one({"_id": document.id}) or {}
         collection.insert_many([_stranger(row, number) for number in range(STRANGERS)])
@@ -423,6 +430,12 @@ async def _use_conversations(
     for query in ("order=desc", "role=user", f"after={first}"):
         assert (await client.get(f"{path}/messages?{query}", headers=ada)).status_code == 200
     await _use_messages(client, ada, path, first)
+    assert (await client.post(f"{path}/typing", headers=ada)).status_code == 204
+    async with opened(client, ObjectId(made["id"]), ada, last_event_id="1-0") as stream:
+        assert len(await stream.take(4)) == 4
+    await User.get_pymongo_collection().update_one({"_id": ObjectId(ada_id)}, {"$inc": {"credits": 9}})
+    assert (await client.post(f"{path}/reply", headers=ada)).status_code == 200
+    await credit_service.give_back_expired()
     assert (await client.patch(path, headers=ada, json={"title": "Coffee"})).status_code == 200
     assert (await client.delete(f"{path}/participants/{bob_id}", headers=ada)).status_code == 200
     assert (await client.post(f"{path}/participants", headers=ada, json={"user_id": bob_id})).status_code == 201

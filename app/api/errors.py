@@ -44,6 +44,7 @@ STATUS_OF_KIND: Final[dict[type[AppError], HTTPStatus]] = {
     exceptions.StorageUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.ScannerUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     exceptions.BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    exceptions.ProviderUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
@@ -140,6 +141,15 @@ def render_unexpected(path: str, error: Exception) -> Response:
     )
 
 
+def render_any(path: str, error: Exception) -> Response:
+    """The same answer for an error that no handler gets to see: half of the real answer is out."""
+    current_context().has_broken_off = True
+    if isinstance(error, AppError):
+        current_context().log |= {"code": error.code, **error.context}
+        return render_error(path, error)
+    return _render_database_error(path, error)
+
+
 def status_of(error: AppError) -> HTTPStatus:
     """The status of the nearest ancestor that has one."""
     return next(STATUS_OF_KIND[kind] for kind in type(error).__mro__ if kind in STATUS_OF_KIND)
@@ -161,7 +171,7 @@ def _headers_of(error: AppError) -> dict[str, str]:
 
 
 def _seconds_to_wait(error: AppError) -> int | None:
-    if isinstance(error, exceptions.LimitReachedError):
+    if isinstance(error, exceptions.LimitReachedError | exceptions.ProviderUnavailableError):
         return error.retry_after
     return _RETRY_AFTER_SECONDS if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE else None
 
@@ -228,7 +238,11 @@ def _methods_at(request: Request) -> set[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    return _render_database_error(request.url.path, error)
+
+
+def _render_database_error(path: str, error: Exception) -> Response:
     if isinstance(error, ConnectionFailure | WaitQueueTimeoutError | ExecutionTimeout | WTimeoutError):
         _log.warning("database_unavailable", error=type(error).__name__)
-        return render_error(request.url.path, exceptions.DatabaseUnavailableError())
-    return render_unexpected(request.url.path, error)
+        return render_error(path, exceptions.DatabaseUnavailableError())
+    return render_unexpected(path, error)

@@ -1,12 +1,18 @@
-"""uvicorn's HTTP protocol with what it lacks: a bound on what is not body, and errors in the form of all errors."""
+"""uvicorn's HTTP protocol with what it lacks: bounds on what is not body and on patience, errors in the form of all."""
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.services import event_hub
+
+if TYPE_CHECKING:
+    import asyncio
+
 MAX_HEADER_BYTES: Final = 64 * 1024
+_STALLED_SECONDS: Final = 20.0
 _END_OF_HEADERS: Final = b"\r\n\r\n"
 
 
@@ -39,7 +45,8 @@ _INVALID: Final = _answer(HTTPStatus.BAD_REQUEST, "This is not HTTP.")
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Refuses a request line and headers over 64 KiB before they are parsed, and as much in trailers.
 
-    The parser keeps what it has not finished, so a client could make it keep anything.
+    The parser keeps what it has not finished, so a client could make it keep anything. Hangs up on who takes nothing
+    of an answer for 20 s: what waits for it is kept until then, also by a connection that was asked to close.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,6 +54,39 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._is_in_headers = True
         self._bytes_without_body = 0
         self._tail = b""
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._unwatch_writing()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch_writing()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Begin to stop. The server waits for answers under way, and streams of events never end by themselves."""
+        event_hub.close()
+        super().shutdown()
+
+    def _watch_writing(self, waiting: int) -> None:
+        self._stalled = self.loop.call_later(_STALLED_SECONDS, self._hang_up_if_stalled, waiting)
+
+    def _unwatch_writing(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _hang_up_if_stalled(self, waited: int) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        if waiting < waited:
+            self._watch_writing(waiting)
+        else:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

@@ -3,12 +3,12 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from contextlib import suppress
-from contextvars import Context
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request, Response
 from pymongo.errors import PyMongoError
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.streamed import is_streamed
@@ -17,6 +17,7 @@ from app.core.context import current_context
 from app.core.exceptions import InvalidRequestError
 from app.core.logging_config import get_logger
 from app.core.principal import Principal, PrincipalKind
+from app.core.tasks import is_cancelled
 from app.services import idempotency_service
 from app.services.idempotency_service import MAX_ANSWER_BYTES, Answer, Attempt
 
@@ -31,8 +32,9 @@ PARAMETER: Final[Mapping[str, Any]] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 _KEY: Final = re.compile(r"[!-~]{1,255}")
-_PROLONGED_EVERY_SECONDS: Final = 20.0
+_FORM: Final = "application/x-www-form-urlencoded"
 _ATTEMPT: Final = "octopus.idempotency"
+_KEEPER: Final = "octopus.idempotency.keeper"
 
 _log = get_logger(__name__)
 
@@ -54,7 +56,8 @@ async def begin(request: Request, caller: Principal) -> None:
     if isinstance(begun, Answer):
         raise _Replayed(begun)
     request.scope[_ATTEMPT] = begun
-    current_context().before_commit = begun.before_commit
+    current_context().in_transaction = begun.mark
+    request.scope[_KEEPER] = asyncio.create_task(_keep_hold(begun), name="hold_idempotency_key")
 
 
 def register_replays(app: FastAPI) -> None:
@@ -86,14 +89,39 @@ class IdempotencyMiddleware:
                     await _finish(scope, Answer(status, headers, bytes(body)))
             await send(message)
 
-        keeper = asyncio.get_running_loop().create_task(_keep_hold(scope), context=Context())
         try:
             await self.app(scope, receive, send_kept)
         finally:
-            keeper.cancel()
             attempt: Attempt | None = scope.get(_ATTEMPT)
+            if attempt is not None:
+                scope[_KEEPER].cancel()
             if attempt is not None and not is_answered:  # the caller is gone, or half an answer is out
                 background.start(idempotency_service.release(attempt), name="release_idempotency_key")
+
+
+async def _content(request: Request) -> bytes:
+    """The body; of a form its fields, since it has been read as such already.
+
+    Of one that is not kept, as much as is known before it is read. A boundary is new each time.
+    """
+    if is_streamed(request.scope):
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return f"{request.headers.get('content-length')} {kind}".encode()
+    try:
+        if request.headers.get("content-type", "").startswith(_FORM):
+            return urlencode([(name, str(value)) for name, value in (await request.form()).multi_items()]).encode()
+        return await request.body()
+    except ClientDisconnect as error:
+        raise InvalidRequestError("The body did not come whole.") from error
+
+
+async def _keep_hold(attempt: Attempt) -> None:
+    """Until this is cancelled: some requests take minutes."""
+    while not is_cancelled():
+        try:
+            await idempotency_service.prolong(attempt)
+        except PyMongoError as error:  # should another take its place for that, this one commits nothing more
+            _log.warning("idempotency_key_not_prolonged", error=type(error).__name__)
 
 
 async def _finish(scope: Scope, answer: Answer) -> None:
@@ -101,7 +129,10 @@ async def _finish(scope: Scope, answer: Answer) -> None:
     if attempt is None:
         return
     try:
-        await idempotency_service.finish(attempt, answer)
+        if current_context().has_broken_off:
+            await idempotency_service.release(attempt)
+        else:
+            await idempotency_service.finish(attempt, answer)
     except PyMongoError as error:
         # What is done is done, and the caller is told. Only a repetition will not be: it is refused.
         _log.warning("idempotent_answer_not_kept", error=type(error).__name__)
@@ -113,24 +144,6 @@ async def _replay(_: Request, replayed: Exception) -> Response:
     response = Response(answer.body, answer.status)
     response.raw_headers = [*answer.headers, (REPLAYED.lower().encode(), b"true")]
     return response
-
-
-async def _content(request: Request) -> bytes:
-    """The body; of one that is not kept, as much as is known before it is read. A boundary is new each time."""
-    if not is_streamed(request.scope):
-        return await request.body()
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return f"{request.headers.get('content-length')} {kind}".encode()
-
-
-async def _keep_hold(scope: Scope) -> None:
-    """Let nobody else carry the request out for as long as it takes."""
-    while True:
-        await asyncio.sleep(_PROLONGED_EVERY_SECONDS)
-        attempt: Attempt | None = scope.get(_ATTEMPT)
-        with suppress(PyMongoError):
-            if attempt is not None:
-                await idempotency_service.prolong(attempt)
 
 
 def _name(caller: Principal) -> str:

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Coroutine
 from contextvars import Context
+from typing import Any, TypeVar
 
 from app.core.logging_config import get_logger
 
-_tasks: set[asyncio.Task[None]] = set()
+T = TypeVar("T")
+
+_tasks: set[asyncio.Task[Any]] = set()
 _log = get_logger(__name__)
 
 
@@ -15,6 +18,21 @@ def start(work: Coroutine[None, None, None], *, name: str) -> None:
     task = asyncio.get_running_loop().create_task(work, name=name, context=Context())
     _tasks.add(task)
     task.add_done_callback(_finish)
+
+
+async def to_the_end(work: Coroutine[None, None, T], *, name: str) -> T:
+    """The result of work that goes on to its end, also when whoever waits for it is cancelled.
+
+    What goes wrong then is logged.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_finish)  # nobody else will hear of it
+        raise
 
 
 async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what is late is cancelled, not raised
@@ -27,7 +45,7 @@ async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what 
             await asyncio.wait(late, timeout=1)
 
 
-def _finish(task: asyncio.Task[None]) -> None:
+def _finish(task: asyncio.Task[Any]) -> None:
     _tasks.discard(task)
     if not task.cancelled() and (error := task.exception()):
         _log.error("background_work_failed", work=task.get_name(), exc_info=error)

@@ -1,7 +1,6 @@
 """Settings: environment over `.env` over defaults. The only place that reads the environment."""
 
 import json
-import re
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +15,11 @@ from app.core import encryption, signing
 from app.core.development_secret import development_secret
 from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
-from app.core.network import parse_network
+from app.core.network import is_base_url
 from app.core.production import faults_in_production
-from app.core.rate_limit import is_rate
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
+from app.core.setting_types import DatabaseUrl, Networks, Rate
 from app.core.shared_rate_limit import StoreUrl
 from app.core.smtp_server import SmtpServer
 from app.core.storage_checks import faults_of_storage
@@ -58,7 +57,7 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="Worker processes")
 
     data_dir: Path = Field(Path("data"), description="Embedded database, uploads and generated development secret")
-    database_url: SecretStr = Field(SecretStr("embedded"), description="embedded, or mongodb://host/name")
+    database_url: DatabaseUrl = Field(SecretStr("embedded"), description="embedded, or mongodb://host/name")
     mongod_path: Path | None = Field(
         None, description="The mongod for DATABASE_URL=embedded, when it is not found by itself"
     )
@@ -134,20 +133,40 @@ class Settings(BaseSettings):
         None, description="Page of your own that the link of a verification mail opens; `?token=` is added"
     )
 
+    assistant_base_url: str | None = Field(
+        None, description="Whatever speaks the chat-completions protocol, such as http://localhost:11434/v1"
+    )
+    assistant_api_key: SecretStr | None = Field(
+        None, description="Sent there as a bearer token; production: by TLS only"
+    )
+    assistant_model: str | None = Field(None, max_length=200, description="The model that is asked for")
+    assistant_system_prompt: str | None = Field(
+        None, max_length=32_000, description="Instructions before every history"
+    )
+    assistant_history: int = Field(50, ge=1, le=500, description="How many of the latest messages it reads")
+    assistant_max_tokens: int = Field(2048, ge=1, le=1_000_000, description="Most tokens of a reply")
+    assistant_max_tokens_field: str = Field(
+        "max_tokens", pattern="^max(_completion)?_tokens$", description="max_tokens or max_completion_tokens"
+    )
+    assistant_idle_seconds: float = Field(60, gt=0, le=600, description="Longest silence of it")
+    assistant_timeout_seconds: float = Field(300, gt=0, le=3600, description="Longest a reply may take")
+    assistant_redirects: int = Field(0, ge=0, le=5, description="How many redirects (307, 308) of it are followed")
+    assistant_private_redirects: bool = Field(False, description="Redirects may lead to private addresses elsewhere")
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="JSON list of origins whose pages may call"
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+    trusted_proxies: Annotated[Networks, NoDecode] = Field(
         (), description="JSON list of addresses or CIDR blocks whose X-Forwarded-For counts"
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="JSON list of Host names that are answered"
     )
 
-    rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by address (IPv6: /64)")
-    rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by address (IPv6: /64)")
-    rate_limit_key_create: str = Field("5/minute", description="Created API keys, by principal")
-    rate_limit_authenticated: str = Field("1000/minute", description="Requests with credentials, by principal")
+    rate_limit_anonymous: Rate = Field("100/minute", description="Requests without credentials, by address (IPv6: /64)")
+    rate_limit_auth: Rate = Field("10/minute", description="Presented and rejected credentials, by address (IPv6: /64)")
+    rate_limit_key_create: Rate = Field("5/minute", description="Created API keys, by principal")
+    rate_limit_authenticated: Rate = Field("1000/minute", description="Requests with credentials, by principal")
     rate_limit_storage_url: StoreUrl = Field(
         SecretStr("memory://"),
         description="Where limits are counted: memory:// (each process alone), or redis:// or rediss:// (all together)",
@@ -199,32 +218,18 @@ class Settings(BaseSettings):
             return json.loads(value)
         return [part.strip() for part in value.split(",") if part.strip()]
 
-    @field_validator("rate_limit_anonymous", "rate_limit_auth", "rate_limit_key_create", "rate_limit_authenticated")
-    @classmethod
-    def _is_rate(cls, value: str) -> str:
-        if not is_rate(value):
-            raise ValueError("must be a rate, such as 600/minute")
-        return value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for block in value:
-            parse_network(block)
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_mongodb(cls, value: SecretStr) -> SecretStr:
-        if not re.match(r"embedded$|mongodb(\+srv)?://", value.get_secret_value()):
-            raise ValueError("must be `embedded` or start with mongodb:// or mongodb+srv://")
-        return value
-
     @field_validator("smtp_url")
     @classmethod
     def _is_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             SmtpServer.parse(value.get_secret_value())
+        return value
+
+    @field_validator("assistant_base_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not is_base_url(value):
+            raise ValueError("must be http(s)://host/path, without a user, a query or a fragment")
         return value
 
     @field_validator("public_url")

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ class RequestContext:
     # Whoever the credential of the request belongs to, once that is known.
     principal: "Principal | None" = None
     has_recorded_failure: bool = False
-    # Called inside of each transaction of the request, at its end.
-    before_commit: Callable[[], Awaitable[None]] | None = None
+    # Called first inside of each transaction of the request.
+    in_transaction: Callable[[], Awaitable[None]] | None = None
+    # Whether an answer that had begun well has ended with an error.
+    has_broken_off: bool = False
     # The narrowest of the budgets that the request has spent; the answer tells of it whatever becomes of the request.
     budget: Budget | None = None
 
@@ -39,17 +41,16 @@ _current: ContextVar[RequestContext] = ContextVar("request_context", default=_NO
 set_context = _current.set
 
 
-@contextmanager
-def on_the_side() -> Iterator[None]:
-    """What is changed inside is not yet what the request asks for: nobody is called before it is committed."""
-    context = current_context()
-    before_commit, context.before_commit = context.before_commit, None
-    try:
-        yield
-    finally:
-        context.before_commit = before_commit
-
-
 def current_context() -> RequestContext:
     """The request under way; outside one (in a script, a job) an empty context."""
     return _current.get()
+
+
+@contextmanager
+def provisionally() -> Iterator[None]:
+    """What is done meanwhile is undone when nothing comes of the request: it does not count as carried out for that."""
+    token = _current.set(replace(_current.get(), in_transaction=None))
+    try:
+        yield
+    finally:
+        _current.reset(token)

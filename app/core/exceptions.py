@@ -179,10 +179,7 @@ class UnsupportedMediaTypeError(AppError):
 
 
 class InvalidContentError(AppError):
-    """The body is well formed, and something in it can't be accepted.
-
-    `errors` has the shape of a validation error: `loc`, `msg`, `type` for each fault.
-    """
+    """Something in a well-formed body can't be accepted: `errors` has `loc`, `msg`, `type` for each fault."""
 
     code = "validation_error"
     message = "The request does not match what this endpoint accepts."
@@ -226,6 +223,11 @@ class RateLimitedError(LimitReachedError):
         super().__init__(f"Too many requests. Try again in {retry_after} s.", retry_after=retry_after)
 
 
+class TooManyStreamsError(LimitReachedError):
+    code = "rate_limited"
+    message = "There are too many open streams of these credentials. Close some."
+
+
 class AccountLockedError(LimitReachedError):
     code = "account_locked"
 
@@ -241,6 +243,11 @@ class DailyLimitReachedError(LimitReachedError):
 class CreditsExhaustedError(LimitReachedError):
     code = "credits_exhausted"
     message = "There are not enough credits left."
+
+
+class RepliesUnderWayError(LimitReachedError):
+    code = "rate_limited"
+    message = "As many replies as you may have at once are under way. Ask again when one of them has come."
 
 
 class QuotaExceededError(LimitReachedError):
@@ -266,8 +273,6 @@ class DatabaseUnavailableError(AppError):
 
 
 class BusyError(AppError):
-    """There is more to do than there is room for."""
-
     code = "busy"
     message = "There is too much to do. Try again shortly."
 
@@ -280,3 +285,14 @@ class StorageUnavailableError(AppError):
 class ScannerUnavailableError(AppError):
     code = "scanner_unavailable"
     message = "The virus scanner does not answer, so files are not taken at the moment. Try again shortly."
+
+
+class ProviderUnavailableError(AppError):
+    """A service elsewhere that this needs. `retry_after` is in whole seconds; none when waiting does not help."""
+
+    code = "provider_unavailable"
+    message = "The assistant does not answer. Try again shortly."
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None, **context: object) -> None:
+        super().__init__(message, **context)
+        self.retry_after = retry_after

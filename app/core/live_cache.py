@@ -6,7 +6,8 @@ and nothing that was read before it spoke.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from bson import ObjectId
@@ -29,6 +30,7 @@ class _State:
 
 
 _caches: "list[LiveCache[Any]]" = []
+_listeners: list[Callable[[ObjectId | None], None]] = []
 
 
 class LiveCache(Generic[V]):
@@ -85,9 +87,26 @@ def changes_seen() -> int:
 def forget(*tags: ObjectId) -> None:
     """Drop everything made of these documents. Called once a change of theirs is committed."""
     _State.changes += 1
-    for cache in _caches:
-        for tag in tags:
+    for tag in tags:
+        for cache in _caches:
             cache.drop(tag)
+        for listener in _listeners:
+            listener(tag)
+
+
+@contextmanager
+def told_to(listener: Callable[[ObjectId | None], None]) -> Iterator[None]:
+    """Meanwhile the listener is told of every document that is to be forgotten; of none: any may have changed."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def is_hearing() -> bool:
+    """Whether changes elsewhere are heard of as they happen."""
+    return _State.heard_until >= time.monotonic()
 
 
 def begin_to_hear() -> None:
@@ -110,3 +129,5 @@ def _start_afresh() -> None:
     _State.changes += 1
     for cache in _caches:
         cache.clear()
+    for listener in _listeners:
+        listener(None)

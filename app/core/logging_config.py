@@ -43,7 +43,8 @@ def configure_logging(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    for noisy in ("pymongo", "asyncio", "passlib", "apscheduler", "httpx", "httpcore", "azure", "msal"):
+    libraries = ("pymongo", "asyncio", "passlib", "apscheduler", "httpx", "httpcore", "azure", "msal", "sse_starlette")
+    for noisy in libraries:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True  # the middleware writes that line, with the request id
 

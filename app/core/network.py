@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
+from urllib.parse import urlsplit
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -11,6 +12,8 @@ Network = IPv4Network | IPv6Network
 _DOTS_OF_IPV4: Final = 3
 _CUSTOMER_PREFIX: Final = 64
 _MAPPED_PREFIX: Final = 96  # ::ffff:0:0/96 holds the IPv4 addresses
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_UNICAST: Final = IPv6Network("2000::/3")  # all that was ever given out; the rest has local and forgotten uses
 
 
 def parse_address(text: str) -> Address | None:
@@ -52,6 +55,35 @@ def is_loopback(host: str) -> bool:
     """Whether a host of a URL is this machine itself."""
     address = parse_address(host)
     return address.is_loopback if address else f".{host.rstrip('.').lower()}".endswith(".localhost")
+
+
+def is_public(text: str) -> bool:
+    """Whether an address is one of the internet, also where IPv6 carries an address of IPv4 inside."""
+    address = parse_address(text)
+    if address is None or not address.is_global or address.is_multicast:
+        return False
+    if isinstance(address, IPv4Address):
+        return True
+    return (address in _UNICAST or address in _NAT64) and all(is_public(str(inner)) for inner in _carried(address))
+
+
+def _carried(address: IPv6Address) -> list[IPv4Address]:
+    """The IPv4 addresses that a gateway would send it on to: of 6to4, Teredo and NAT64."""
+    inner = [address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64:
+        inner.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in inner if each is not None]
+
+
+def is_base_url(text: str) -> bool:
+    """Whether it is a URL of HTTP to which a path can be added, and that holds no secret."""
+    try:
+        parts = urlsplit(text)
+        port, has_more = parts.port, parts.query or parts.fragment or "@" in parts.netloc or "?" in text or "#" in text
+    except ValueError:
+        return False
+    is_plain = text.isascii() and text.isprintable() and " " not in text
+    return is_plain and parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and not has_more
 
 
 def is_in(address: str | None, blocks: Iterable[str]) -> bool:

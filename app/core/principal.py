@@ -1,6 +1,6 @@
 """Who is calling, whatever credential they used: a plain value that outlives the request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -27,7 +27,7 @@ class Principal:
     `user_id` is the account it acts as: a user's own, the owner's for a personal key, none for a
     service key. `credential_id` is the session or the key. `allowed_ips`, `rate_limit`, `expires_at` and `quota` are
     a key's own, the quota counted under `lineage_id`; `plan_rate_limit` is that of the account's plan. `must_enrol`:
-    its role needs a second factor, and without one it holds nothing.
+    its role needs a second factor, and without one it holds nothing. `token_expires_at` is for what outlives a request.
     """
 
     kind: PrincipalKind
@@ -43,6 +43,7 @@ class Principal:
     expires_at: datetime | None = None
     quota: Quota | None = None
     lineage_id: ObjectId | None = None
+    token_expires_at: datetime | None = field(default=None, compare=False)
 
     @classmethod
     def of_user(
@@ -55,6 +56,7 @@ class Principal:
         staff_level: int | None = None,
         has_mfa: bool = False,
         rate_limit: str | None = None,
+        token_expires_at: datetime | None = None,
     ) -> "Principal":
         must_enrol = role in get_settings().require_mfa_for and not has_mfa
         return cls(
@@ -66,6 +68,7 @@ class Principal:
             role=role,
             plan_rate_limit=rate_limit,
             must_enrol=must_enrol,
+            token_expires_at=token_expires_at,
         )
 
     @classmethod
@@ -103,6 +106,11 @@ class Principal:
         if self.kind is not PrincipalKind.USER:
             raise ForbiddenError("Only a signed-in user has a session.")
         return self.account_id
+
+    @cached_property
+    def ends_at(self) -> datetime | None:
+        """When the token or key in use stops being good."""
+        return self.token_expires_at or self.expires_at
 
     @cached_property
     def scopes(self) -> Scopes:

@@ -42,6 +42,7 @@ def faults_in_production(settings: "Settings") -> list[str]:
         "neither BOOTSTRAP_TOKEN nor MASTER_API_KEY is set, so a stranger could bootstrap": (
             settings.bootstrap_token is None and settings.master_api_key is None
         ),
+        "ASSISTANT_API_KEY would go to ASSISTANT_BASE_URL without TLS": _sends_key_in_clear(settings),
         f"BCRYPT_ROUNDS is less than {_MIN_ROUNDS}": settings.bcrypt_rounds < _MIN_ROUNDS,
         f"LOCKOUT_ATTEMPTS is more than {_MAX_ATTEMPTS}": settings.lockout_attempts > _MAX_ATTEMPTS,
         f"ACCESS_TOKEN_EXPIRE_MINUTES is more than {_MAX_ACCESS_MINUTES}": (
@@ -55,6 +56,11 @@ def faults_in_production(settings: "Settings") -> list[str]:
 def roles_without_second_factor(settings: "Settings") -> list[Role]:
     """The powerful roles that REQUIRE_MFA_FOR leaves out."""
     return [role for role in _POWERFUL if role not in settings.require_mfa_for]
+
+
+def _sends_key_in_clear(settings: "Settings") -> bool:
+    url = urlsplit(settings.assistant_base_url or "")
+    return settings.assistant_api_key is not None and url.scheme == "http" and not is_loopback(url.hostname or "")
 
 
 def _faults_of_mail(settings: "Settings") -> list[str]:

@@ -13,6 +13,10 @@ from app.db.mongo import after_commit
 from app.models.api_key import ApiKey
 
 
+async def find(api_key_id: ObjectId | None) -> ApiKey | None:
+    return await ApiKey.find_one({"_id": api_key_id})
+
+
 async def find_by_key_id(key_id: str) -> ApiKey | None:
     return await ApiKey.find_one({"key_id": key_id})
 

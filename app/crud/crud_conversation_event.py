@@ -11,14 +11,16 @@ from app.models.conversation_event import ConversationEvent
 from app.models.enums import ConversationEventType
 
 KEPT: Final = timedelta(days=7)
+PASSING: Final = timedelta(seconds=60)
 
 
 async def add(conversation_id: ObjectId, version: int | None, kind: ConversationEventType, data: Raw) -> None:
     """Tell what has happened, inside the transaction in which the conversation got that version.
 
-    `data` is small: ids, and what a listener would otherwise have to ask for.
+    `data` is small: ids, and what a listener would otherwise have to ask for. Without a version it is told only to who
+    listens now.
     """
-    expires_at = utc_now() + KEPT
+    expires_at = utc_now() + (PASSING if version is None else KEPT)
     event = ConversationEvent(
         conversation_id=conversation_id, version=version, type=kind, data=data, expires_at=expires_at
     )

@@ -1,5 +1,6 @@
 """Requests that must not be carried out twice: one holder at a time, decided by single conditional writes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from bson import ObjectId
@@ -10,14 +11,15 @@ from app.models.enums import IdempotencyState
 from app.models.idempotency_record import IdempotencyRecord
 
 
-async def claim(record: IdempotencyRecord) -> IdempotencyRecord | None:
+async def claim(record: IdempotencyRecord, *, fingerprints: Sequence[bytes]) -> IdempotencyRecord | None:
     """Make it the record of its request; the one that is in the way when there is one.
 
-    Not in the way are one whose day is over, and one of the same request whose holder has not committed anything in
-    its time: should it still try to, `mark_committed` stops it.
+    Not in the way are one whose day is over, and one of the same request (by any of its fingerprints, of which each
+    secret makes one) whose holder has not committed anything in its time: should it still try to, `mark_committed`
+    stops it.
     """
     now = utc_now()
-    lapsed = {"state": IdempotencyState.RUNNING, "fingerprint": record.fingerprint, "until": {"$lte": now}}
+    lapsed = {"state": IdempotencyState.RUNNING, "fingerprint": {"$in": fingerprints}, "until": {"$lte": now}}
     is_free = {"_id": record.id, "$or": [{"expires_at": {"$lte": now}}, lapsed]}
     stored = record.model_dump(exclude={"id", "revision_id"})
     while True:
@@ -40,6 +42,7 @@ async def mark_committed(record_id: bytes, holder: ObjectId) -> bool:
 
 
 async def prolong(record_id: bytes, holder: ObjectId, *, until: datetime) -> None:
+    """Give the holder more time, if it still is the holder."""
     await IdempotencyRecord.get_pymongo_collection().update_one(
         {"_id": record_id, "holder": holder}, {"$set": {"until": until}}
     )

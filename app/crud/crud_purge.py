@@ -30,6 +30,7 @@ OWNED: Final = (
     Place("items", "owner_id"),
     Place("usage_counters", "user_id"),
     Place("message_logs", "user_id"),
+    Place("credit_holds", "user_id"),
     Place("outbox", "user_id"),
     Place("conversation_events", "data.user_id"),
 )

@@ -35,22 +35,26 @@ async def messages(
     between: tuple[int, int],
     is_ascending: bool,
     limit: int,
-) -> list[Raw]:
+    seconds: float | None,
+) -> list[Raw] | None:
     """The first messages with all of the words in these blocks, which are looked at in the order they are given.
 
-    `between` are the first and the last `seq` that count.
+    `between` are the first and the last `seq` that count. None when it takes longer than so many seconds.
     """
     first, last = between
     more: Filter = {"seq": {"$gte": first, "$lte": last}, **({} if role is None else {"role": role})}
     order = {"seq": ASCENDING if is_ascending else DESCENDING}
     looks = [[_match(block, words, more), {"$sort": order}, {"$limit": limit}] for block in blocks]
-    return await aggregate("messages", [*_one_after_the_other(looks), {"$limit": limit}])
+    return await aggregate("messages", [*_one_after_the_other(looks), {"$limit": limit}], seconds=seconds)
 
 
-async def conversations_with(blocks: Iterable[Block], words: Sequence[str]) -> set[ObjectId]:
-    """Of which conversations a message in one of these blocks has all of the words."""
+async def conversations_with(
+    blocks: Iterable[Block], words: Sequence[str], *, seconds: float | None
+) -> set[ObjectId] | None:
+    """Of which conversations a message in one of these blocks has all of the words; as `messages`."""
     looks = [[_match(block, words), {"$limit": 1}, {"$project": {"conversation_id": 1}}] for block in blocks]
-    return {row["conversation_id"] for row in await aggregate("messages", _one_after_the_other(looks))}
+    rows = await aggregate("messages", _one_after_the_other(looks), seconds=seconds)
+    return None if rows is None else {row["conversation_id"] for row in rows}
 
 
 def _match(block: Block, words: Sequence[str], more: Filter | None = None) -> Raw:

@@ -45,7 +45,7 @@ async def follow_changes(tried: asyncio.Event) -> None:
         finally:
             tried.set()
             live_cache.go_deaf()
-        _end_if_cancelled()
+        end_if_cancelled()
         await asyncio.sleep(_RETRY_SECONDS)
 
 
@@ -59,14 +59,14 @@ async def _follow(tried: asyncio.Event) -> None:
             for change in cursor.get("nextBatch", cursor.get("firstBatch")):
                 live_cache.forget(change["documentKey"]["_id"])
             live_cache.hear(_SILENCE_SECONDS)
-            _end_if_cancelled()
+            end_if_cancelled()
             collection = cursor["ns"].partition(".")[2]
             answer = await database.command(
                 {"getMore": cursor["id"], "collection": collection, "maxTimeMS": WORD_EVERY_MS}, session=session
             )
 
 
-def _end_if_cancelled() -> None:
+def end_if_cancelled() -> None:
     """The driver swallows a cancellation, or makes it an error of its own, at some moments. The task remembers it."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -13,7 +13,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
 
 from app.core import background
 from app.core.context import current_context
@@ -43,7 +43,7 @@ _FIRST_BACKOFF_SECONDS: Final = 0.005
 _LONGEST_BACKOFF_SECONDS: Final = 0.5
 # The hot paths render every time as UTC, so the driver need not attach a zone to each.
 # One that no `datetime` can hold, which only a stranger can have stored, must not keep a row from being read.
-_NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 # What the server says when one document would hold more than 16 MB.
 _TOO_LARGE: Final = frozenset({4568, 10334, 17420})
@@ -95,9 +95,17 @@ async def is_answering() -> bool:
 
 
 async def find_batch(
-    collection: str, where: Raw, *, fields: Raw | None = None, sort: Raw | None = None, limit: int
+    collection: str,
+    where: Raw,
+    *,
+    fields: Raw | None = None,
+    sort: Raw | None = None,
+    limit: int,
+    is_lasting: bool = False,
 ) -> list[Raw]:
     """At most `limit` raw documents, times naive in UTC, in one exchange with the server.
+
+    `is_lasting`: as the majority of the servers has them.
 
     Half the cost of the driver's cursor, which hot paths feel. More than the 16 MB of one answer is read
     by such a cursor after all.
@@ -107,19 +115,28 @@ async def find_batch(
         command["projection"] = fields
     if sort:
         command["sort"] = sort
-    cursor = (await get_database().command(command, codec_options=_NAIVE_UTC))["cursor"]
+    if is_lasting:
+        command["readConcern"] = {"level": "majority"}
+    cursor = (await get_database().command(command, codec_options=NAIVE_UTC))["cursor"]
     if cursor["id"] == 0:
         batch: list[Raw] = cursor["firstBatch"]
         return batch
     await get_database().command({"killCursors": collection, "cursors": [cursor["id"]]})
-    found = get_database().get_collection(collection, codec_options=_NAIVE_UTC).find(where, fields, limit=limit)
+    found = get_database().get_collection(collection, codec_options=NAIVE_UTC).find(where, fields, limit=limit)
     return await found.sort(sort).to_list() if sort else await found.to_list()
 
 
-async def aggregate(collection: str, pipeline: list[Raw]) -> list[Raw]:
-    """Everything that a pipeline gives, which must be bounded; times naive in UTC."""
-    found = get_database().get_collection(collection, codec_options=_NAIVE_UTC)
-    return await (await found.aggregate(pipeline)).to_list()
+async def aggregate(collection: str, pipeline: list[Raw], *, seconds: float | None) -> list[Raw] | None:
+    """Everything that a pipeline gives, which must be bounded; times naive in UTC.
+
+    None when the server takes longer than so many seconds over it.
+    """
+    found = get_database().get_collection(collection, codec_options=NAIVE_UTC)
+    bound: Raw = {} if seconds is None else {"maxTimeMS": int(seconds * 1000)}
+    try:
+        return await (await found.aggregate(pipeline, **bound)).to_list()
+    except ExecutionTimeout:
+        return None
 
 
 async def find_below(
@@ -134,7 +151,7 @@ async def find_below(
     ]
     try:
         answer = await get_database().command(
-            {"aggregate": parents, "pipeline": pipeline, "cursor": {}}, codec_options=_NAIVE_UTC
+            {"aggregate": parents, "pipeline": pipeline, "cursor": {}}, codec_options=NAIVE_UTC
         )
     except OperationFailure as error:
         if error.code not in _TOO_LARGE:
@@ -238,9 +255,9 @@ async def _attempt(
     session: AsyncClientSession, work: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     async with await session.start_transaction(write_concern=_DURABLE):
+        if (in_transaction := current_context().in_transaction) is not None:
+            await in_transaction()
         result = await work(*args, **kwargs)
-        if (before_commit := current_context().before_commit) is not None:
-            await before_commit()
         while True:
             try:
                 await session.commit_transaction()

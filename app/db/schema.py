@@ -17,6 +17,7 @@ from app.models.audit_chain import AuditChain
 from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.conversation_event import ConversationEvent
+from app.models.credit_hold import CreditHold
 from app.models.deleted_user import DeletedUser
 from app.models.idempotency_record import IdempotencyRecord
 from app.models.installation import Installation
@@ -41,6 +42,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     AuditEvent,
     Conversation,
     ConversationEvent,
+    CreditHold,
     DeletedConversation,
     DeletedUpload,
     DeletedUser,

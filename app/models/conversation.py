@@ -49,6 +49,20 @@ class Conversation(BaseDocument):
                 name="participant_latest",
             ),
             IndexModel([("last_activity_at", DESCENDING), ("_id", DESCENDING)], name="latest"),
+            # The few that are archived, among the many that are not.
+            IndexModel(
+                [
+                    *(("participants.user_id", ASCENDING), ("archived", ASCENDING)),
+                    *(("last_activity_at", DESCENDING), ("_id", DESCENDING)),
+                ],
+                name="participant_archived",
+                partialFilterExpression={"archived": True},
+            ),
+            IndexModel(
+                [("archived", ASCENDING), ("last_activity_at", DESCENDING), ("_id", DESCENDING)],
+                name="archived",
+                partialFilterExpression={"archived": True},
+            ),
             # An order that activity does not change: whoever walks all of them misses none.
             IndexModel([("participants.user_id", ASCENDING), ("_id", ASCENDING)], name="participant_oldest"),
             IndexModel([("created_by", ASCENDING)], name="creator"),

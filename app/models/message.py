@@ -43,6 +43,10 @@ class Message(BaseDocument):
         name = "messages"
         indexes = [  # noqa: RUF012
             IndexModel([("conversation_id", ASCENDING), ("seq", ASCENDING)], name="conversation_order", unique=True),
+            IndexModel(
+                [("conversation_id", ASCENDING), ("role", ASCENDING), ("seq", ASCENDING)],
+                name="conversation_role_order",
+            ),
             # Without a language, so that no word is left out and none is cut.
             IndexModel(
                 [("conversation_id", ASCENDING), ("block", ASCENDING), ("content", TEXT)],

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from app.core.search_words import words_of
 
 _MOST_UNKNOWN: Final = 20
+_MOST_WORDS: Final = 32
 _LINE_BREAKS = "\n\r\t"
 
 
@@ -26,8 +27,11 @@ def _many_lines(text: str) -> str:
 
 
 def _with_words(text: str) -> str:
-    if not words_of(text):
+    words = words_of(text)
+    if not words:
         raise ValueError("must have a word to search for")
+    if len(words) > _MOST_WORDS:  # each is looked up for itself, in all messages
+        raise ValueError(f"must have at most {_MOST_WORDS} different words")
     return text
 
 

@@ -41,7 +41,7 @@ async def authenticate_token(token: str) -> Principal:
     session = await crud_session.find_live(claims.session_id, user_id=claims.user_id)
     if session is None:
         raise TokenRevokedError
-    principal = _principal_of_session(session, claims.user_id)
+    principal = _principal_of_session(session, claims.user_id, token_expires_at=claims.expires_at)
     life = _life(claims.expires_at)
     _principals.put(digest, principal, tags=[claims.session_id, claims.user_id], seen=seen, life=life)
     return principal
@@ -80,6 +80,22 @@ async def _look_up_key(text: str, digest: bytes) -> Principal:
     return principal
 
 
+async def renewed(principal: Principal, *, ip: str | None) -> Principal | None:
+    """The same caller as its credential makes it now, used from this address; none when that is no longer good."""
+    if principal.kind is PrincipalKind.USER:
+        session = await crud_session.find_live(principal.session_id, user_id=principal.account_id)
+        ends_at = principal.token_expires_at
+        return _principal_of_session(session, principal.account_id, token_expires_at=ends_at) if session else None
+    key = await crud_api_key.find(principal.credential_id)
+    if key is None or not key.is_active or (key.expires_at is not None and key.expires_at <= utc_now()):
+        return None
+    try:
+        present = await _principal_of(key)
+    except InvalidApiKeyError:
+        return None
+    return present if not present.allowed_ips or is_in(ip, present.allowed_ips) else None
+
+
 async def hold(by: Principal) -> None:
     """Let the transaction under way stand only if the caller is at its end who it was when the request came.
 
@@ -99,7 +115,7 @@ async def hold(by: Principal) -> None:
         raise ConflictError("The credentials that you are using were changed meanwhile. Try again.")
 
 
-def _principal_of_session(session: Raw, user_id: ObjectId) -> Principal:
+def _principal_of_session(session: Raw, user_id: ObjectId, *, token_expires_at: datetime | None = None) -> Principal:
     return Principal.of_user(
         user_id,
         name=session["username"],
@@ -108,6 +124,7 @@ def _principal_of_session(session: Raw, user_id: ObjectId) -> Principal:
         staff_level=session.get("staff_level"),
         has_mfa=session.get("has_mfa", False),
         rate_limit=session.get("rate_limit"),
+        token_expires_at=token_expires_at,
     )
 
 

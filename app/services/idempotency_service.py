@@ -24,7 +24,8 @@ from app.models.idempotency_record import IdempotencyRecord
 
 MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 _KEPT: Final = timedelta(hours=24)
-_HOLD: Final = timedelta(seconds=60)  # prolonged while the request is carried out
+_HOLD: Final = timedelta(seconds=60)
+_PROLONGED_IN_TIME: Final = 3  # times in each hold, so that one that fails is none too many
 _PURPOSE: Final = "idempotent request"
 _SMALL_BYTES: Final = 64 * 1024  # up to here a thread costs more than the encryption
 
@@ -45,8 +46,11 @@ class Attempt:
     holder: ObjectId
     has_committed: bool = False
 
-    async def before_commit(self) -> None:
-        """Inside of each transaction of the request, at its end. `IdempotencyInProgressError` when the hold is lost."""
+    async def mark(self) -> None:
+        """Inside of each transaction of the request, before all else. `IdempotencyInProgressError` without the hold.
+
+        So whoever would take its place, or let it go, waits for what becomes of the transaction.
+        """
         if self.has_committed:
             return
         if not await crud_idempotency.mark_committed(self.record_id, self.holder):
@@ -72,10 +76,10 @@ async def begin(caller: str, key: str, request: bytes) -> Attempt | Answer:
         until=now + _HOLD,
         expires_at=now + _KEPT,
     )
-    before = await crud_idempotency.claim(record)
+    known = list(get_settings().keyring.macs(_PURPOSE, request))
+    before = await crud_idempotency.claim(record, fingerprints=known)
     if before is None:
         return Attempt(record.id, record.holder)
-    known = get_settings().keyring.macs(_PURPOSE, request)
     if not any(hmac.compare_digest(before.fingerprint, mac) for mac in known):
         raise IdempotencyKeyReusedError
     if before.answer is not None:
@@ -83,6 +87,12 @@ async def begin(caller: str, key: str, request: bytes) -> Attempt | Answer:
     if before.state is IdempotencyState.COMMITTED and before.until <= now:
         raise ConflictError("This request was carried out, but its answer was lost. Look for what it has made.")
     raise IdempotencyInProgressError
+
+
+async def prolong(attempt: Attempt) -> None:
+    """Wait for a part of the hold, then hold the request as long as if it had begun only now."""
+    await asyncio.sleep(_HOLD.total_seconds() / _PROLONGED_IN_TIME)
+    await crud_idempotency.prolong(attempt.record_id, attempt.holder, until=utc_now() + _HOLD)
 
 
 async def finish(attempt: Attempt, answer: Answer) -> None:
@@ -98,11 +108,6 @@ async def finish(attempt: Attempt, answer: Answer) -> None:
         )
     else:
         await release(attempt)
-
-
-async def prolong(attempt: Attempt) -> None:
-    """Hold on to a request that takes longer."""
-    await crud_idempotency.prolong(attempt.record_id, attempt.holder, until=utc_now() + _HOLD)
 
 
 async def release(attempt: Attempt) -> None:

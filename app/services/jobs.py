@@ -6,6 +6,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from app.services import (
     audit_chain_service,
+    credit_service,
     key_expiry_service,
     message_log_service,
     purge_service,
@@ -70,5 +71,12 @@ JOBS: Final = (
         "every day",
         IntervalTrigger(days=1),
         upload_orphan_service.find_orphans,
+    ),
+    JobType(
+        "return_credits",
+        "Give back credits that replies held when their process died.",
+        "every minute",
+        IntervalTrigger(minutes=1),
+        credit_service.give_back_expired,
     ),
 )

@@ -4,8 +4,6 @@ So nothing is refused for want of credits or of messages of the day: it is on re
 where the retention does.
 """
 
-import asyncio
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,6 +16,7 @@ from app.core.config import get_settings
 from app.core.exceptions import ConflictError
 from app.core.normalise import name_key
 from app.core.principal import Principal
+from app.core.tasks import is_cancelled
 from app.core.turns import Turns
 from app.crud import crud_message_log, crud_usage, crud_user
 from app.db.mongo import transactional
@@ -25,8 +24,8 @@ from app.models.enums import AuditAction
 from app.models.message_log import MessageLog
 from app.schemas.message_log import MessageLogEntry, MessageLogReport, RejectedEntry, entry_of
 from app.services import audit_service
+from app.services.credit_service import credits_for
 
-_TOKENS_OF_CREDIT: Final = 1000
 _CLOCKS_APART: Final = timedelta(seconds=5)
 _PRUNED_AT_ONCE: Final = 2000
 
@@ -65,7 +64,7 @@ async def prune() -> Pruned:
     """Remove the logs that are past the retention, batch by batch: how many."""
     days, count = get_settings().message_log_retention_days, 0
     before = utc_now() - timedelta(days=days)
-    while days and not _must_stop():
+    while days and not is_cancelled():  # the driver may swallow the cancellation
         removed = await crud_message_log.remove_some_before(before, limit=_PRUNED_AT_ONCE)
         if not removed:
             break
@@ -127,10 +126,4 @@ def _use_of(logs: Sequence[MessageLog]) -> _Use:
         of_users[log.user_id] += tokens
         if tokens:
             of_days[log.user_id, crud_usage.day_of(log.timestamp)] += tokens
-    return _Use(dict(of_days), {user_id: math.ceil(tokens / _TOKENS_OF_CREDIT) for user_id, tokens in of_users.items()})
-
-
-def _must_stop() -> bool:
-    """Whether this task was cancelled. The driver may swallow the cancellation itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return _Use(dict(of_days), {user_id: credits_for(tokens) for user_id, tokens in of_users.items()})

@@ -5,7 +5,7 @@ So a page may hold fewer rows than were asked for, even none, and have a next on
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from bson import ObjectId
 
@@ -19,14 +19,21 @@ from app.crud.crud_search import Block
 from app.models.message import BLOCK
 from app.schemas.page import ConversationQuery, MessageQuery
 
+_LEAST_SECONDS: Final = 0.01
 _SEARCH_SECONDS: Final = 0.15
 # How many blocks are looked at in one exchange with the database. The first are few: common words are found there.
-_WAVES: Final = (4, 16, 64)
+_FEW: Final = 4
+_MANY: Final = 64
+# After that the server is asked about fewer. Words of which each is common but all together rare are dear to look for.
+_WAVE_SECONDS: Final = 0.15
+# What of some conversations was not looked at by then makes them no find.
+_GROUP_SECONDS: Final = 1.0
 # Of a conversation the latest million messages can make it a find; a search in it reaches all.
 _BLOCKS_OF_A_CONVERSATION: Final = 256
 _STRIDE: Final = 50
 
 Raw = dict[str, Any]
+T = TypeVar("T")
 
 
 class _Range(NamedTuple):
@@ -40,32 +47,69 @@ class _Range(NamedTuple):
         return numbers if is_ascending else numbers[::-1]
 
 
+class _Waves(Generic[T]):
+    """Blocks, as many at a time as are looked at in one exchange: more each time, until that takes too long."""
+
+    def __init__(self, blocks: Sequence[T], *, first: int) -> None:
+        self.left = blocks
+        self._size, self._most = first, _MANY
+
+    @property
+    def next(self) -> Sequence[T]:
+        return self.left[: self._size]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the next may take; one block as long as it takes."""
+        return _WAVE_SECONDS if self._size > 1 else None
+
+    def done(self) -> None:
+        self.left = self.left[self._size :]
+        self._size = min(4 * self._size, self._most)
+
+    def too_slow(self) -> None:
+        self._size = self._most = max(1, self._size // 8)
+
+
 async def messages(conversation_id: ObjectId, query: MessageQuery, *, by: Principal) -> Page[Raw]:
     """The messages of a conversation that have every word of `query.q`, in the order of the conversation."""
-    visible_to = by.owner_filter(Scope.CONVERSATIONS_READ)
-    conversation = await crud_conversation.find(conversation_id, user_id=visible_to)
+    conversation = await crud_conversation.find(conversation_id, user_id=by.owner_filter(Scope.CONVERSATIONS_READ))
     if conversation is None:
         raise NotFoundError("There is no such conversation.")
     words, is_ascending = words_of(query.q or ""), query.order == "asc"
     listing = crud_search.listing(conversation_id, words, role=query.role, after=query.after, is_ascending=is_ascending)
     between = await _range(conversation, query, listing.position(query.cursor))
+    rows, reached = await _found(conversation_id, words, query, between)
+    if len(rows) > query.limit:
+        return listing.page(rows, query.limit)
+    return Page(rows, None if reached is None else listing.cursor_at([reached]))
+
+
+async def _found(
+    conversation_id: ObjectId, words: list[str], query: MessageQuery, between: _Range
+) -> tuple[list[Raw], int | None]:
+    """One more message than the page has, if there are so many; and how far was looked, when that is not all."""
     rows: list[Raw] = []
+    reached, is_ascending = None, query.order == "asc"
     ends_at = time.monotonic() + _SEARCH_SECONDS
-    for blocks in _waves(between.blocks(is_ascending=is_ascending)):
-        rows += await crud_search.messages(
+    waves = _Waves(between.blocks(is_ascending=is_ascending), first=_FEW)
+    while (blocks := waves.next) and len(rows) <= query.limit and (reached is None or time.monotonic() < ends_at):
+        found = await crud_search.messages(
             [(conversation_id, block) for block in blocks],
             words,
             role=query.role,
             between=between,
             is_ascending=is_ascending,
             limit=query.limit + 1 - len(rows),
+            seconds=waves.seconds if reached is None else max(_LEAST_SECONDS, ends_at - time.monotonic()),
         )
-        if len(rows) > query.limit:
-            return listing.page(rows, query.limit)
-        end = (blocks[-1] + 1) * BLOCK - 1 if is_ascending else blocks[-1] * BLOCK
-        if time.monotonic() > ends_at and between.first < end < between.last:
-            return Page(rows, listing.cursor_at([end]))
-    return Page(rows, None)
+        if found is not None:
+            rows += found
+            waves.done()
+            reached = (blocks[-1] + 1) * BLOCK - 1 if is_ascending else blocks[-1] * BLOCK
+        elif reached is None:
+            waves.too_slow()
+    return rows, reached if waves.left else None
 
 
 async def conversations(query: ConversationQuery, *, user_id: ObjectId | None, reader_id: ObjectId | None) -> Page[Raw]:
@@ -101,11 +145,16 @@ async def _range(conversation: Raw, query: MessageQuery, position: list[Any] | N
 
 async def _hits(rows: Sequence[Raw], words: list[str]) -> set[ObjectId]:
     found = {row["_id"] for row in rows if contains_all(row["title"] or "", words)}
-    blocks = [block for row in rows if row["_id"] not in found for block in _blocks_of(row)]
-    for at in range(0, len(blocks), _WAVES[-1]):
-        wave = [block for block in blocks[at : at + _WAVES[-1]] if block[0] not in found]
-        if wave:
-            found |= await crud_search.conversations_with(wave, words)
+    waves = _Waves([block for row in rows if row["_id"] not in found for block in _blocks_of(row)], first=_MANY)
+    ends_at = time.monotonic() + _GROUP_SECONDS
+    while (blocks := waves.next) and time.monotonic() < ends_at:
+        more = await crud_search.conversations_with(blocks, words, seconds=waves.seconds)
+        if more is None:
+            waves.too_slow()
+            continue
+        found |= more
+        waves.done()
+        waves.left = [block for block in waves.left if block[0] not in found]
     return found
 
 
@@ -115,7 +164,7 @@ def _groups(rows: Sequence[Raw]) -> Iterator[list[Raw]]:
     size = 0
     for row in rows:
         size += len(_blocks_of(row))
-        if group and size > _WAVES[-1]:
+        if group and size > _MANY:
             yield group
             group, size = [], len(_blocks_of(row))
         group.append(row)
@@ -127,12 +176,3 @@ def _blocks_of(conversation: Raw) -> list[Block]:
     """The blocks of a conversation, latest first."""
     blocks = _Range(1, conversation["last_seq"]).blocks(is_ascending=False)
     return [(conversation["_id"], block) for block in blocks[:_BLOCKS_OF_A_CONVERSATION]]
-
-
-def _waves(blocks: list[int]) -> Iterator[list[int]]:
-    at = 0
-    sizes = iter(_WAVES)
-    while at < len(blocks):
-        size = next(sizes, _WAVES[-1])
-        yield blocks[at : at + size]
-        at += size

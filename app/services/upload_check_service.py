@@ -11,7 +11,7 @@ from bson import ObjectId
 from app.core import background
 from app.core.clock import utc_now
 from app.core.config import get_settings
-from app.core.context import on_the_side
+from app.core.context import provisionally
 from app.core.exceptions import (
     ConflictError,
     FileInfectedError,
@@ -66,7 +66,7 @@ async def _check(upload: Upload, *, by: Principal) -> Upload:
         is_infected = isinstance(error, FileInfectedError)
         status = UploadStatus.INFECTED if is_infected else UploadStatus.FAILED
         reason = check.verdict.signature or "" if is_infected else str(error)
-        with on_the_side():  # the refusal stays, although it is one
+        with provisionally():  # the refusal stays, although it is one
             await _refuse(upload.id, status, reason, by=by)
         raise
     said = UploadCreate(visibility=upload.visibility, conversation_id=upload.conversation_id)

@@ -16,7 +16,7 @@ from bson import ObjectId
 from app.core import background
 from app.core.clock import utc_now
 from app.core.config import get_settings
-from app.core.context import on_the_side
+from app.core.context import provisionally
 from app.core.exceptions import (
     ConflictError,
     FileInfectedError,
@@ -81,7 +81,7 @@ async def receive(incoming: Incoming, *, by: Principal) -> Upload:
         background.start(_give_up(intake.upload, None, by=by), name="give_up_upload")
         raise
     except Exception as error:
-        with on_the_side():
+        with provisionally():
             await _give_up(intake.upload, intake.reason_of(error), by=by)
         raise
 
@@ -154,7 +154,7 @@ class _Intake:
 
     async def _reserve(self, reserve: Reserve, size: int, *, at_least: int) -> None:
         """Reserve that much more, or if there is no room for it, no more than what is needed."""
-        with on_the_side():
+        with provisionally():
             async with _turns.of(self._by.user_id):
                 try:
                     await reserve(self.upload, size, limit=self._limit)

@@ -604,6 +604,16 @@ class TestUpdate:
         assert (renamed.json()["title"], renamed.json()["archived"]) == ("Coffee", True)
         assert await show(client, scene.conversation, scene.bob) == renamed.json()
 
+    async def test_archives_for_everybody_and_a_new_message_brings_it_not_back(self, client: AsyncClient) -> None:
+        scene = await make_scene()
+        await client.patch(url_of(scene.conversation), json={"archived": True}, headers=scene.ada.headers)
+
+        await say(client, scene.conversation, scene.bob)
+
+        for reader in (scene.ada, scene.bob):
+            archived = await client.get(f"{CONVERSATIONS}?archived=true", headers=reader.headers)
+            assert [(row["id"], row["message_count"]) for row in archived.json()] == [(str(scene.conversation.id), 1)]
+
     async def test_clears_the_title_with_null(self, client: AsyncClient) -> None:
         scene = await make_scene()
 

@@ -72,6 +72,7 @@ class OwnMongod:
     def frozen(self) -> Iterator[None]:
         """It accepts connections and answers nothing."""
         os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # until then some of its threads may go on
         try:
             yield
         finally:

@@ -89,6 +89,17 @@ class TestRepetition:
         assert (first.status_code, again.status_code, again.content) == (204, 204, b"")
         assert again.headers["idempotent-replayed"] == "true"
 
+    async def test_of_a_form_is_known_by_its_fields(self, client: AsyncClient) -> None:
+        key, service = await make_api_key("read"), await make_api_key("admin")
+        url, headers = "/api/v1/auth/introspect", {**service.headers, "Idempotency-Key": "key-1"}
+
+        first, again, other = [
+            await client.post(url, data={"token": token}, headers=headers) for token in (key.text, key.text, "other")
+        ]
+
+        assert (first.json()["active"], again.headers["idempotent-replayed"]) == (True, "true")
+        assert verdict(other) == (422, "idempotency_key_reused")
+
     async def test_draws_nothing_on_the_quota_of_a_key(self, client: AsyncClient, ada: SignedInUser) -> None:
         key = await make_api_key("write", owner=ada, quota={"limit": 1, "period": "day"})
         await post(client, key.headers)
@@ -379,6 +390,51 @@ class TestHolder:
         await background.drain()
 
         assert (await post(client, ada.headers)).status_code == 201
+
+    async def test_holds_nothing_any_more_once_it_has_answered(self, client: AsyncClient, ada: SignedInUser) -> None:
+        await post(client, ada.headers)
+        await post(client, ada.headers, "key-2", body={"title": ""})
+        await asyncio.sleep(0)
+
+        assert "hold_idempotency_key" not in {task.get_name() for task in asyncio.all_tasks()}
+
+    async def test_that_died_is_succeeded_under_the_next_secret(self, serve: Serve) -> None:
+        async with serve() as client:
+            key = await make_api_key("write", owner=await make_signed_in())
+            await post(client, key.headers)
+            await Item.delete_all()
+            await change_records(state="running", answer=None, until=utc_now() - timedelta(seconds=1))
+        old, new = "kJ2vN8qLx4TzR7wYc1MfHs6BpD3gUaE9", "Zq8Lw3Nf6Tc1Vb9Xk5Jr2Md7Hp4Sg0Ye"
+
+        async with serve(secret_key=new, previous_secret_keys=[old]) as client:
+            assert (await post(client, key.headers)).status_code == 201
+
+    async def test_is_nobody_while_the_body_does_not_come_whole(self, client: AsyncClient, ada: SignedInUser) -> None:
+        """At an endpoint that would read none: a caller who hangs up is no fault of ours."""
+        headers = [(name.lower().encode(), value.encode()) for name, value in ada.headers.items()]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/v1/auth/logout-all",
+            "query_string": b"",
+            "headers": [*headers, (b"idempotency-key", b"key-1"), (b"content-length", b"9")],
+        }
+        coming: list[dict[str, Any]] = [
+            {"type": "http.request", "body": b"{", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return coming.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await client._transport.app(scope, receive, send)  # type: ignore[attr-defined]
+
+        assert sent[0]["status"] == 400
+        assert await records() == []
 
 
 class TestDocument:

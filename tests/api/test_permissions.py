@@ -1,6 +1,6 @@
 """Asks for everything in the table of permissions as everybody in it, with a body that would be accepted."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from string import Formatter
 from typing import Any, Final
@@ -19,7 +19,11 @@ from app.models.conversation import Conversation
 from app.models.enums import TokenPurpose, UploadStatus
 from app.models.installation import Installation
 from app.models.one_time_token import OneTimeToken
+from app.models.user import User
+from tests import factories
 from tests.api.signing_in import Phone, enrol, prepare
+from tests.assistant_server import open_assistant
+from tests.conftest import Serve
 from tests.factories import (
     PASSWORD,
     SignedInUser,
@@ -27,13 +31,13 @@ from tests.factories import (
     make_api_key,
     make_conversation,
     make_item,
-    make_messages,
     make_user,
     sign_in,
 )
 from tests.hostile_files import picture
 from tests.permissions import CALLERS, MEANING, ROWS, Row
 from tests.stored_uploads import store_upload
+from tests.streams import answer_of
 from tests.test_architecture import endpoints_of
 
 Body = dict[str, Any]
@@ -116,9 +120,9 @@ SENT: Final[dict[str, Body]] = {
     "POST /api/v1/conversations": {"title": "Tea"},
     "PUT /api/v1/conversations/{conversation_id}": {"title": "Tea"},
     "PATCH /api/v1/conversations/{conversation_id}": {"title": "Tea"},
-    "POST /api/v1/conversations/{conversation_id}/messages": {"content": "Hello"},
     "POST /api/v1/conversations/{conversation_id}/messages/batch": {"messages": [{"content": "Hello"}]},
     "PATCH /api/v1/conversations/{conversation_id}/messages/{message_id}": {"content": "Good day"},
+    "POST /api/v1/conversations/{conversation_id}/messages": {"content": "Hello"},
     "POST /api/v1/items": {"title": "Tea"},
     "POST /api/v1/uploads/direct": {"filename": "tea.txt", "size": 11},
     "POST /api/v1/uploads/{upload_id}/url": {"expires_in": 60},
@@ -180,7 +184,7 @@ async def item_id(scene: Scene) -> ObjectId:
 async def upload_id(scene: Scene) -> ObjectId:
     """A picture; a text where that is asked for; one that waits for being completed where it can be."""
     if scene.path.endswith("/complete"):
-        pending = {"status": UploadStatus.PENDING, "is_direct": True}
+        pending: dict[str, Any] = {"status": UploadStatus.PENDING, "is_direct": True}
         return (await store_upload(scene.owner, **pending)).id
     if scene.path.endswith("/text"):
         return (await store_upload(scene.owner)).id
@@ -189,12 +193,14 @@ async def upload_id(scene: Scene) -> ObjectId:
 
 @place
 async def conversation_id(scene: Scene) -> ObjectId:
-    return (await scene.conversation()).id
+    conversation = await scene.conversation()
+    await factories.make_messages(conversation, by=scene.owner)
+    return conversation.id
 
 
 @place
 async def message_id(scene: Scene) -> ObjectId:
-    [message] = await make_messages(await scene.conversation(), by=scene.owner)
+    [message] = await factories.make_messages(await scene.conversation(), by=scene.owner)
     return message.id
 
 
@@ -270,10 +276,23 @@ async def read_mark(scene: Scene) -> Body:
     return {"message_id": str(await PLACES["message_id"](scene)), **reader}
 
 
+@body("POST /api/v1/conversations/{conversation_id}/reply")
+async def question(scene: Scene) -> Body:
+    await User.get_pymongo_collection().update_one({"_id": scene.owner.id}, {"$set": {"credits": 100}})
+    return {}
+
+
 @body("POST /bootstrap")
 async def nothing(_: Scene) -> Body:
     await Installation.find_all().delete()
     return {}
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[AsyncClient]:
+    """The application with an assistant."""
+    async with open_assistant() as assistant, serve(**assistant.settings) as client:
+        yield client
 
 
 async def answer(row: Row, caller: str, client: AsyncClient) -> int:
@@ -285,6 +304,9 @@ async def answer(row: Row, caller: str, client: AsyncClient) -> int:
     sent = {**made, **row.fields}
     is_form = row.path.endswith(FORMS)
     url = await scene.url(row.path)
+    if row.path.endswith("/events"):  # goes on until one hangs up
+        async with answer_of(client, url, scene.headers) as stream:
+            return stream.status
     response = await client.request(
         row.method,
         url,

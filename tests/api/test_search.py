@@ -119,6 +119,18 @@ class TestMessages:
 
         assert (response.status_code, response.json()["code"]) == (422, "validation_error")
 
+    async def test_are_searched_for_by_no_more_words_than_can_be_looked_up(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        conversation = await make_conversation(ada)
+        words = [chr(0x4E00 + number) for number in range(33)]
+        await say(conversation, " ".join(words))
+
+        most = await search(client, ada, conversation, " ".join(words[:32]))
+        more = await search(client, ada, conversation, " ".join(words))
+
+        assert (most.status_code, len(most.json())) == (200, 1)
+        assert (more.status_code, more.json()["code"]) == (422, "validation_error")
+
     @pytest.mark.parametrize(("order", "places"), [("asc", [7, 5000, 9000, 90000]), ("desc", [90000, 9000, 5000, 7])])
     async def test_come_page_by_page_in_the_order_of_the_conversation(
         self, client: AsyncClient, order: str, places: list[int]
@@ -178,6 +190,7 @@ class TestMessages:
         self, serve: Serve, commands: Commands, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(search_service, "_SEARCH_SECONDS", 60)
+        monkeypatch.setattr(search_service, "_WAVE_SECONDS", 60)
         async with serve() as client:
             ada = await make_signed_in()
             conversation = await make_conversation(ada)
@@ -192,8 +205,52 @@ class TestMessages:
         # A million messages are 245 blocks: 4, 16 and then 64 of them at once.
         assert asked == {"common": 1, "rare": 6}
 
+    @pytest.mark.parametrize("order", ["asc", "desc"])
+    async def test_are_looked_for_in_fewer_blocks_when_that_is_slow(
+        self, serve: Serve, commands: Commands, monkeypatch: pytest.MonkeyPatch, order: str
+    ) -> None:
+        monkeypatch.setattr(search_service, "_SEARCH_SECONDS", 60)
+        monkeypatch.setattr(search_service, "_WAVE_SECONDS", 0.001)
+        async with serve() as client:
+            ada = await make_signed_in()
+            conversation = await make_conversation(ada)
+            # In each block many have one of the words, and only two have both.
+            places = [20_000, 100_000]
+            contents = {block * 4096 + at: "tea" if at % 2 else "milk" for block in range(30) for at in range(1, 100)}
+            await spread(conversation, contents | dict.fromkeys(places, "milk tea"))
+            commands.taken()
+
+            response = await search(client, ada, conversation, "tea milk", order=order, limit=2)
+
+            sizes = [len(sent.shape["pipeline"]) for sent in commands.taken() if sent.collection == "messages"]
+        assert [row["seq"] for row in response.json()] == (places if order == "asc" else places[::-1])
+        assert (sizes[0], sizes[-1]) == (4 + 3, 1 + 3)  # a stage for each block, and three of the whole
+
 
 class TestConversations:
+    async def test_are_found_where_looking_is_slow(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(search_service, "_WAVE_SECONDS", 0.001)
+        ada = await make_signed_in()
+        contents = {block * 4096 + at: "tea" if at % 2 else "milk" for block in range(8) for at in range(1, 100)}
+        await spread(await make_conversation(ada, title="Both"), contents | {5: "milk tea"})
+        await spread(await make_conversation(ada, title="Neither"), contents)
+
+        response = await client.get(CONVERSATIONS, params={"q": "milk tea"}, headers=ada.headers)
+
+        assert titles(response.json()) == ["Both"]
+
+    async def test_that_take_too_long_to_look_at_are_no_find(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(search_service, "_GROUP_SECONDS", 0.0)
+        ada = await make_signed_in()
+        await make_conversation(ada, title="Tea")
+        await say(await make_conversation(ada, title="Long"), "tea")
+
+        response = await client.get(CONVERSATIONS, params={"q": "tea"}, headers=ada.headers)
+
+        assert (response.status_code, titles(response.json())) == (200, ["Tea"])
+
     async def test_are_found_by_title_or_by_message(self, client: AsyncClient) -> None:
         ada = await make_signed_in()
         await make_conversation(ada, title="Green tea")

@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 from httpx import AsyncClient, Response
 
-from app.api import idempotency, middleware
+from app.api import middleware
 from app.api.multipart import StreamedForm
 from app.api.upload_form import UploadForm
 from app.core import background
@@ -571,7 +571,6 @@ class TestSlowUpload:
         self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(idempotency_service, "_HOLD", timedelta(seconds=1))
-        monkeypatch.setattr(idempotency, "_PROLONGED_EVERY_SECONDS", 0.1)
         ada, body, other = await make_signed_in(), SlowBody(), SlowBody()
         headers = ada.headers | {"Idempotency-Key": "once"}
         sending = body.send(client, headers)

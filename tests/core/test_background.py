@@ -15,6 +15,59 @@ async def _nothing_left() -> AsyncIterator[None]:
     await background.drain(0)
 
 
+class TestToTheEnd:
+    async def test_gives_the_result(self) -> None:
+        async def work() -> int:
+            return 7
+
+        assert await background.to_the_end(work(), name="work") == 7
+
+    async def test_raises_what_the_work_raises(self) -> None:
+        async def work() -> int:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            await background.to_the_end(work(), name="work")
+
+    async def test_goes_on_when_nobody_waits_any_more_and_is_waited_for_at_the_end(self) -> None:
+        begun, gate, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            begun.set()
+            await gate.wait()
+            done.set()
+
+        waiting = asyncio.create_task(background.to_the_end(work(), name="work"))
+        await begun.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert not done.is_set()
+
+        gate.set()
+        await background.drain()
+
+        assert done.is_set()
+
+    async def test_tells_of_a_failure_that_nobody_waits_for_any_more(self) -> None:
+        begun, gate = asyncio.Event(), asyncio.Event()
+
+        async def fail() -> None:
+            begun.set()
+            await gate.wait()
+            raise ValueError("kettle")
+
+        waiting = asyncio.create_task(background.to_the_end(fail(), name="tea"))
+        await begun.wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        with capture_logs() as logs:
+            gate.set()
+            await background.drain()
+
+        (line,) = logs
+        assert (line["event"], line["work"], line["log_level"]) == ("background_work_failed", "tea", "error")
+
+
 class TestStart:
     async def test_goes_on_beside_the_caller(self) -> None:
         gate, done = asyncio.Event(), asyncio.Event()

@@ -164,6 +164,20 @@ class TestReading:
         assert settings.has_shared_rate_limits
         assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump_json()}"
 
+    @pytest.mark.parametrize(
+        "url", ["localhost:11434", "http://:s3cret@host/v1", "https://host/v1?key=s3cret", "http://"]
+    )
+    def test_refuses_an_assistant_at_no_place(self, url: str) -> None:
+        faults = faults_of(assistant_base_url=url)
+
+        assert re.search(r"(?m)^assistant_base_url$", faults)
+        assert "s3cret" not in faults
+
+    def test_keeps_the_key_of_the_assistant_to_itself(self) -> None:
+        settings = Settings(_env_file=None, assistant_api_key="s3cret")
+
+        assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
     def test_refuses_a_public_url_that_can_not_be_read(self) -> None:
         assert re.search(r"(?m)^public_url$", faults_of(public_url="https://[octopus.example"))
 
@@ -280,6 +294,7 @@ class TestProduction:
             ({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0"]}, "TRUSTED_PROXIES"),
             ({"trusted_proxies": ["::/0"]}, "TRUSTED_PROXIES"),
             ({"rate_limit_auth": "121/minute"}, "RATE_LIMIT_AUTH"),
+            ({"assistant_base_url": "http://api.example.com/v1", "assistant_api_key": "sk-1"}, "ASSISTANT_API_KEY"),
             ({"bcrypt_rounds": 9}, "BCRYPT_ROUNDS"),
             ({"lockout_attempts": 21}, "LOCKOUT_ATTEMPTS"),
             ({"access_token_expire_minutes": 1441}, "ACCESS_TOKEN_EXPIRE_MINUTES"),
@@ -291,7 +306,7 @@ class TestProduction:
         variables = (
             *("SECRET_KEY", "DATABASE_URL", "DEBUG", "CORS_ORIGINS", "BOOTSTRAP_TOKEN", "ENCRYPTION_KEYS", "SMTP_URL"),
             *("PUBLIC_URL", "BCRYPT_ROUNDS", "LOCKOUT_ATTEMPTS", "ACCESS_TOKEN_EXPIRE_MINUTES"),
-            *("PASSWORD_RESET_URL", "EMAIL_VERIFY_URL", "TRUSTED_PROXIES", "RATE_LIMIT_AUTH"),
+            *("PASSWORD_RESET_URL", "EMAIL_VERIFY_URL", "TRUSTED_PROXIES", "RATE_LIMIT_AUTH", "ASSISTANT_API_KEY"),
         )
         assert [variable for variable in variables if variable in faults] == [names]
 
@@ -311,6 +326,18 @@ class TestProduction:
         )
 
         assert settings.is_embedded
+
+    @pytest.mark.parametrize(
+        "assistant",
+        [
+            {"assistant_base_url": "http://model:11434/v1"},
+            {"assistant_base_url": "http://127.0.0.1:11434/v1", "assistant_api_key": "sk-1"},
+            {"assistant_base_url": "https://api.example.com/v1", "assistant_api_key": "sk-1"},
+            {"assistant_api_key": "sk-1"},
+        ],
+    )
+    def test_accepts_an_assistant_that_is_told_no_secret_in_clear(self, assistant: dict[str, Any]) -> None:
+        assert Settings(_env_file=None, **SAFE, **assistant).assistant_history == 50
 
     def test_accepts_the_bounds(self) -> None:
         bounds: dict[str, Any] = {"bcrypt_rounds": 10, "lockout_attempts": 20, "access_token_expire_minutes": 1440}

@@ -4,7 +4,7 @@ import pytest
 from bson import ObjectId
 
 from app.core import live_cache
-from app.core.live_cache import LiveCache, changes_seen, forget, go_deaf, hear
+from app.core.live_cache import LiveCache, begin_to_hear, changes_seen, forget, go_deaf, hear, is_hearing, told_to
 from tests.core.active import activate
 
 ADA, BEN, SESSION = ObjectId(), ObjectId(), ObjectId()
@@ -198,3 +198,30 @@ class TestDeafness:
         assert cache.get("a") is None
         remember(cache, "a", ADA)
         assert cache.get("a") == "value of a"
+
+
+class TestListener:
+    def test_is_told_what_is_forgotten_for_as_long_as_it_listens(self) -> None:
+        told: list[ObjectId | None] = []
+        with told_to(told.append):
+            forget(ADA, BEN)
+        forget(SESSION)
+
+        assert told == [ADA, BEN]
+
+    def test_is_told_when_anything_may_have_changed(self) -> None:
+        told: list[ObjectId | None] = []
+        with told_to(told.append):
+            go_deaf()
+            begin_to_hear()
+
+        assert told == [None, None]
+
+    def test_knows_whether_changes_are_heard_of(self, clock: Clock) -> None:
+        hear(60)
+        assert is_hearing()
+        clock.now += 61
+        assert not is_hearing()
+        hear(60)
+        go_deaf()
+        assert not is_hearing()

@@ -1,6 +1,15 @@
 import pytest
 
-from app.core.network import are_within, client_address, household, is_in, parse_address, parse_network
+from app.core.network import (
+    are_within,
+    client_address,
+    household,
+    is_base_url,
+    is_in,
+    is_public,
+    parse_address,
+    parse_network,
+)
 
 PROXIES = ["10.0.0.0/8", "fd00::/8"]
 
@@ -44,6 +53,55 @@ class TestParseNetwork:
     def test_refuses_anything_else(self, text: str) -> None:
         with pytest.raises(ValueError, match=r".+"):
             parse_network(text)
+
+
+class TestPublic:
+    @pytest.mark.parametrize(
+        "address", ["93.184.215.14", "8.8.8.8", "2606:4700::1111", "2002:808:808::1", "64:ff9b::808:808"]
+    )
+    def test_is_an_address_of_the_internet(self, address: str) -> None:
+        assert is_public(address)
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),  # noqa: S104
+            *("224.0.0.1", "255.255.255.255", "198.18.0.1", "192.0.2.1", "240.0.0.1"),
+            *("::1", "::", "fe80::1", "fe80::1%eth0", "fd00::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1"),
+            *("2002:7f00:1::1", "2002:a01:203::1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
+            *("::7f00:1", "::ffff:0:7f00:1", "64:ff9b:1::7f00:1", "64:ff9b::e000:1", "fec0::1"),
+            *("2001:0:7f00:1::1", "", "localhost", "127.1"),
+        ],
+    )
+    def test_is_no_other_nor_one_that_carries_another(self, address: str) -> None:
+        assert not is_public(address)
+
+
+class TestBaseUrl:
+    @pytest.mark.parametrize(
+        "url",
+        ["http://localhost:11434/v1", "https://api.example.com/v1/", "https://api.example.com", "http://[::1]:8000/a"],
+    )
+    def test_is_where_a_path_can_be_added(self, url: str) -> None:
+        assert is_base_url(url)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("", "localhost:11434", "ftp://host", "http://", "http:///v1", "http://me:secret@host/v1", "http://@host"),
+            *(
+                "http://host?a=b",
+                "http://host/#a",
+                "http://host/v1?",
+                "http://host:99999",
+                "http://host:0",
+                "http://h ost",
+            ),
+            *("http://[::1", "http://höst/v1", "http://host/\nv1"),
+        ],
+    )
+    def test_is_nothing_else(self, url: str) -> None:
+        assert not is_base_url(url)
 
 
 class TestHousehold:

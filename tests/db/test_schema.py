@@ -94,6 +94,7 @@ class TestEnsureIndexes:
                     "model, timestamp-, _id-",
                 },
             ),
+            ("credit_holds", {"user_id, _id", "expires_at"}),
             ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",
@@ -113,6 +114,8 @@ class TestEnsureIndexes:
                 {
                     "participants.user_id, last_activity_at-, _id-",
                     "last_activity_at-, _id-",
+                    "participants.user_id, archived, last_activity_at-, _id- partialFilterExpression",
+                    "archived, last_activity_at-, _id- partialFilterExpression",
                     "participants.user_id, _id",
                     "created_by",
                 },
@@ -128,7 +131,12 @@ class TestEnsureIndexes:
             ),
             (
                 "messages",
-                {"conversation_id, seq unique", "conversation_id, block, _fts, _ftsx", "user_id, conversation_id, seq"},
+                {
+                    "conversation_id, seq unique",
+                    "conversation_id, role, seq",
+                    "conversation_id, block, _fts, _ftsx",
+                    "user_id, conversation_id, seq",
+                },
             ),
             (
                 "audit_events",

@@ -42,6 +42,7 @@ REMOVED = {
     "uploads": 3,
     "usage_counters": 3,
     "message_logs": 3,
+    "credit_holds": 3,
     "conversations": 2,
     "conversation_events": 5,  # three, and that it left two conversations
     "conversation_events_unsigned": 3,
@@ -75,6 +76,7 @@ async def make_estate(user: StoredUser, friend: StoredUser) -> None:
             await _insert("usage_counters", user_id=person.id, day=utc_now(), messages=1)
             await make_upload(person)
             await make_message_log(person, tokens=7)
+            await _insert("credit_holds", user_id=person.id, amount=1, expires_at=utc_now() + timedelta(days=1))
             await _insert("one_time_tokens", user_id=person.id, purpose="verify")
     for _ in range(2):
         alone = await make_conversation(user)
@@ -156,7 +158,7 @@ class TestPurge:
 
         assert before == {
             *("deleted_users", "sessions", "one_time_tokens", "api_keys", "items", "usage_counters"),
-            *("conversations", "conversation_events", "messages", "message_logs", "uploads"),
+            *("conversations", "conversation_events", "messages", "message_logs", "uploads", "credit_holds"),
         }
         assert outcome == Round(purged=1, interrupted=0)
         assert await places_of(user, database) == set()
