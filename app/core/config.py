@@ -1,7 +1,6 @@
 """Settings: environment over `.env` over defaults. The only place that reads the environment."""
 
 import json
-import re
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +18,9 @@ from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
 from app.core.network import parse_network
 from app.core.production import faults_in_production
-from app.core.rate_limit import is_rate
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
+from app.core.setting_types import DatabaseUrl, Networks, Rate
 from app.core.shared_rate_limit import StoreUrl
 from app.core.smtp_server import SmtpServer
 from app.core.storage_checks import faults_of_storage
@@ -59,7 +58,7 @@ class Settings(AssistantSettings, BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="Worker processes")
 
     data_dir: Path = Field(Path("data"), description="Embedded database, uploads and generated development secret")
-    database_url: SecretStr = Field(SecretStr("embedded"), description="embedded, or mongodb://host/name")
+    database_url: DatabaseUrl = Field(SecretStr("embedded"), description="embedded, or mongodb://host/name")
     mongod_path: Path | None = Field(
         None, description="The mongod for DATABASE_URL=embedded, when it is not found by itself"
     )
@@ -138,17 +137,17 @@ class Settings(AssistantSettings, BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="JSON list of origins whose pages may call"
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+    trusted_proxies: Annotated[Networks, NoDecode] = Field(
         (), description="JSON list of addresses or CIDR blocks whose X-Forwarded-For counts"
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="JSON list of Host names that are answered"
     )
 
-    rate_limit_anonymous: str = Field("100/minute", description="Requests without credentials, by address (IPv6: /64)")
-    rate_limit_auth: str = Field("10/minute", description="Presented and rejected credentials, by address (IPv6: /64)")
-    rate_limit_key_create: str = Field("5/minute", description="Created API keys, by principal")
-    rate_limit_authenticated: str = Field("1000/minute", description="Requests with credentials, by principal")
+    rate_limit_anonymous: Rate = Field("100/minute", description="Requests without credentials, by address (IPv6: /64)")
+    rate_limit_auth: Rate = Field("10/minute", description="Presented and rejected credentials, by address (IPv6: /64)")
+    rate_limit_key_create: Rate = Field("5/minute", description="Created API keys, by principal")
+    rate_limit_authenticated: Rate = Field("1000/minute", description="Requests with credentials, by principal")
     rate_limit_storage_url: StoreUrl = Field(
         SecretStr("memory://"),
         description="Where limits are counted: memory:// (each process alone), or redis:// or rediss:// (all together)",
@@ -199,27 +198,6 @@ class Settings(AssistantSettings, BaseSettings):
         if value.lstrip().startswith("["):
             return json.loads(value)
         return [part.strip() for part in value.split(",") if part.strip()]
-
-    @field_validator("rate_limit_anonymous", "rate_limit_auth", "rate_limit_key_create", "rate_limit_authenticated")
-    @classmethod
-    def _is_rate(cls, value: str) -> str:
-        if not is_rate(value):
-            raise ValueError("must be a rate, such as 600/minute")
-        return value
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for block in value:
-            parse_network(block)
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_mongodb(cls, value: SecretStr) -> SecretStr:
-        if not re.match(r"embedded$|mongodb(\+srv)?://", value.get_secret_value()):
-            raise ValueError("must be `embedded` or start with mongodb:// or mongodb+srv://")
-        return value
 
     @field_validator("smtp_url")
     @classmethod

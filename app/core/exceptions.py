@@ -179,10 +179,7 @@ class UnsupportedMediaTypeError(AppError):
 
 
 class InvalidContentError(AppError):
-    """The body is well formed, and something in it can't be accepted.
-
-    `errors` has the shape of a validation error: `loc`, `msg`, `type` for each fault.
-    """
+    """Something in a well-formed body can't be accepted: `errors` has `loc`, `msg`, `type` for each fault."""
 
     code = "validation_error"
     message = "The request does not match what this endpoint accepts."
