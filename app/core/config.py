@@ -16,7 +16,6 @@ from app.core.assistant_settings import AssistantSettings
 from app.core.development_secret import development_secret
 from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
-from app.core.network import parse_network
 from app.core.production import faults_in_production
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
