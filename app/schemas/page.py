@@ -43,13 +43,13 @@ class ItemQuery(PageQuery):
     is_completed: Annotated[bool | None, Field(description="Only those that are, or are not, completed")] = None
 
 
-class UploadQuery(PageQuery):
-    status: UploadStatus | None = None
-    conversation_id: Annotated[PydanticObjectId | None, Field(description="Only those of this conversation")] = None
-
-
 class MessageQuery(PageQuery):
     order: Literal["asc", "desc"] = "asc"
     role: MessageRole | None = None
     q: Annotated[SearchWords | None, Field(description="Words that the message has, all of them")] = None
     after: Annotated[str | None, Field(max_length=100, description="Begin behind the message with this id")] = None
+
+
+class UploadQuery(PageQuery):
+    status: UploadStatus | None = None
+    conversation_id: Annotated[PydanticObjectId | None, Field(description="Only those of this conversation")] = None

@@ -72,6 +72,7 @@ class TestEnsureIndexes:
                     "is_completed, created_at-, _id-",
                 },
             ),
+            ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
             (
                 "uploads",
                 {
@@ -84,7 +85,6 @@ class TestEnsureIndexes:
                     "due_at sparse",
                 },
             ),
-            ("usage_counters", {"user_id, day unique", "expires_at expireAfterSeconds"}),
             (
                 "message_logs",
                 {
