@@ -63,7 +63,11 @@ def credential_of(caller: str, server: Server, mongodb: Stored, database_url: st
     return f"Bearer {log_in(server, 'ada@example.com')}"
 
 
-@pytest.mark.parametrize("caller", ["user", "admin", "key"])
+# Who gets past every door is asked with every wrong value that there is; of the others it is what the doors answer.
+PHASES = {"user": "examples,fuzzing", "admin": "examples,coverage,fuzzing", "key": "examples,fuzzing"}
+
+
+@pytest.mark.parametrize("caller", PHASES)
 def test_every_answer_is_the_documented_one(
     server: Server, mongodb: Stored, database_url: str, tmp_path: Path, caller: str
 ) -> None:
@@ -79,12 +83,7 @@ def test_every_answer_is_the_documented_one(
         [
             *(Path(sys.executable).with_name("schemathesis"), "--config-file", config, "run"),
             *(f"http://127.0.0.1:{server.port}/openapi.json", "--checks", CHECKS, "--max-examples", "6"),
-            *(
-                "--phases",
-                "examples,coverage,fuzzing",
-                "--exclude-path-regex",
-                "/auth/(logout|sessions/)|/(events|reply)$",
-            ),
+            *("--phases", PHASES[caller], "--exclude-path-regex", "/auth/(logout|sessions/)|/(events|reply)$"),
             *("--no-color", "--warnings", "off"),
         ],
         cwd=tmp_path,

@@ -154,11 +154,11 @@ class TestUpload:
         forget_peak(server)
         idle = peak_of(server)
 
-        response = send(server, token, blocks(300), **{"Content-Length": str(len(HEAD) + 300 * MIB + len(END))})
+        response = send(server, token, blocks(200), **{"Content-Length": str(len(HEAD) + 200 * MIB + len(END))})
 
-        assert (response.status_code, response.json()["size"]) == (201, 300 * MIB)
+        assert (response.status_code, response.json()["size"]) == (201, 200 * MIB)
         assert peak_of(server) - idle < 64 * MIB
-        assert used(database) == 301 * MIB
+        assert used(database) == 201 * MIB
         assert len(files(short_folder)) == 2
 
     def test_that_is_refused_early_hears_why(
