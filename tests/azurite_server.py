@@ -2,32 +2,30 @@
 
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.server_process import ServerProcess
+
 # The account and the key that every Azurite has; they are in its documentation.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-START_SECONDS = 30
 
 
-class AzuriteServer:
-    """A server on a port of its own that it keeps, however often it is started."""
+class AzuriteServer(ServerProcess):
+    NAME = "Azurite"
 
     def __init__(self, program: str, folder: Path, *options: str) -> None:
-        self.port = _free_port()
+        super().__init__()
         self.scheme = "https" if "--cert" in options else "http"
-        self._command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(folder)]
-        self._command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck", *options]
+        self.command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(folder)]
+        self.command += ["--silent", "--disableTelemetry", "--skipApiVersionCheck", *options]
         self.start()
 
     @property
@@ -38,27 +36,7 @@ class AzuriteServer:
     def connection(self) -> str:
         return f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={self.url};DefaultEndpointsProtocol=http"
 
-    def start(self) -> None:
-        """Start it over what is in its folder, and wait until it accepts connections."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, cwd="/")  # noqa: S603
-        give_up_at = time.monotonic() + START_SECONDS
-        while not self._answers():
-            assert self.process.poll() is None, "The Azurite of the test has ended."
-            assert time.monotonic() < give_up_at, "The Azurite of the test did not start."
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def freeze(self) -> None:
-        """Let it accept connections and answer nothing."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:
@@ -90,9 +68,3 @@ def running_azurite(*options: str) -> Iterator[AzuriteServer]:
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

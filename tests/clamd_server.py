@@ -2,26 +2,24 @@
 
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hostile_files import EICAR
+from tests.server_process import ServerProcess
 
 STREAM_MAX_BYTES = 4 * 1024 * 1024
 
 
-class ClamdServer:
-    """A scanner on a port of its own that it keeps, however often it is started."""
+class ClamdServer(ServerProcess):
+    NAME = "clamd"
 
     def __init__(self, program: str, folder: Path) -> None:
-        self.port = _free_port()
+        super().__init__()
         signatures = folder / "signatures"
         signatures.mkdir()
         (signatures / "test.ndb").write_text(f"Eicar-Test-Signature:0:*:{EICAR.hex()}\n")
@@ -37,32 +35,10 @@ class ClamdServer:
         settings.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
         for place in (folder, signatures):
             place.chmod(0o755)  # as root it becomes another user, who must be able to read
-        self._command = [program, "--config-file", str(settings)]
+        self.command = [program, "--config-file", str(settings)]
         self.start()
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self.process = subprocess.Popen(  # noqa: S603 - the program that was found
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
-        )
-        give_up_at = time.monotonic() + 30
-        while not self._answers():
-            assert self.process.poll() is None, "The clamd of the test has ended."
-            assert time.monotonic() < give_up_at, "The clamd of the test did not start."
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def freeze(self) -> None:
-        """Let it accept connections and answer nothing."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 connection.sendall(b"zPING\0")
@@ -99,9 +75,3 @@ def clamd(running_clamd: ClamdServer) -> Iterator[ClamdServer]:
     running_clamd.thaw()
     if running_clamd.process.poll() is not None:
         running_clamd.start()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

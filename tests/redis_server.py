@@ -3,49 +3,28 @@
 import os
 import platform
 import shutil
-import signal
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.server_process import ServerProcess
 
-class RedisServer:
-    """A server on a port of its own that it keeps, however often it is started."""
+
+class RedisServer(ServerProcess):
+    NAME = "Redis"
 
     def __init__(self, program: str, *options: str) -> None:
-        self.port = _free_port()
-        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1"]
-        self._command += ["--save", "", "--appendonly", "no", "--daemonize", "no", *options]
+        super().__init__()
+        self.command = [program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        self.command += ["--save", "", "--appendonly", "no", "--daemonize", "no", *options]
         self.start()
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        """Start it, empty, and wait until it answers."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, cwd="/")  # noqa: S603
-        give_up_at = time.monotonic() + 10
-        while not self._answers():
-            assert self.process.poll() is None, "The Redis of the test has ended."
-            assert time.monotonic() < give_up_at, "The Redis of the test did not start."
-            time.sleep(0.01)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def freeze(self) -> None:
-        """Let it accept connections and answer nothing."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
 
     def ask(self, *words: str) -> list[str]:
         """The lines of the answer to a command."""
@@ -64,7 +43,7 @@ class RedisServer:
         lines = [line for line in self.ask("INFO", "commandstats") if line.startswith("cmdstat_evalsha:")]
         return sum(int(line.partition("calls=")[2].partition(",")[0]) for line in lines)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             return self.ask("PING")[0][0] in "+-"
         except (OSError, IndexError):
@@ -97,9 +76,3 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     server = RedisServer(found, *getattr(request, "param", ()))
     yield server
     server.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,8 +1,4 @@
 import json
-import os
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +14,9 @@ from pymongo.errors import OperationFailure, PyMongoError
 from app.db.embedded import find_mongod
 from tests.conftest import Serve
 from tests.factories import SignedInUser, make_conversation, make_messages, make_signed_in
+from tests.server_process import ServerProcess
 
 SECRET_TEXT = "driver said: mongodb://root:hunter2@db.internal"
-START_SECONDS = 30
 
 
 def assert_problem(response: Response, status: int, code: str) -> None:
@@ -36,47 +32,32 @@ def assert_problem(response: Response, status: int, code: str) -> None:
     assert body["request_id"] == response.headers["x-request-id"]
 
 
-class OwnMongod:
+class OwnMongod(ServerProcess):
     """A database server that a test may freeze and kill. Nobody starts it again behind the test's back."""
 
+    NAME = "MongoDB"
+
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.folder = folder
+        super().__init__()
+        self.command = [
+            *(str(find_mongod(None)), "--dbpath", str(folder), "--bind_ip", "127.0.0.1"),
+            *("--port", str(self.port), "--replSet", "own", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"),
+            *("--quiet", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+        ]
         self.start()
 
     @property
     def url(self) -> str:
         return f"mongodb://127.0.0.1:{self.port}/octopus?replicaSet=own"
 
-    def start(self) -> None:
-        """Start it over what is in the folder, and wait until it takes writes."""
-        command = [
-            *(str(find_mongod(None)), "--dbpath", str(self.folder), "--bind_ip", "127.0.0.1"),
-            *("--port", str(self.port), "--replSet", "own", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"),
-            *("--quiet", "--setParameter", "diagnosticDataCollectionEnabled=false"),
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 - our own arguments
-        give_up_at = time.monotonic() + START_SECONDS
-        while not self._is_writable():
-            assert time.monotonic() < give_up_at, "the database did not start"
-            assert self.process.poll() is None, "the database ended at once"
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """It accepts connections and answers nothing."""
-        os.kill(self.process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # until then some of its threads may go on
+        self.freeze()
         try:
             yield
         finally:
-            os.kill(self.process.pid, signal.SIGCONT)
+            self.thaw()
 
     @contextmanager
     def killed(self) -> Iterator[None]:
@@ -87,7 +68,7 @@ class OwnMongod:
         finally:
             self.start()
 
-    def _is_writable(self) -> bool:
+    def answers(self) -> bool:
         member = {"_id": "own", "members": [{"_id": 0, "host": f"127.0.0.1:{self.port}"}]}
         try:
             with MongoClient[dict[str, Any]](

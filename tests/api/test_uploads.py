@@ -19,7 +19,7 @@ from app.core.clock import utc_now
 from app.core.exceptions import StorageUnavailableError
 from app.core.plans import Plan
 from app.core.scopes import Role
-from app.crud import crud_upload
+from app.crud import crud_idempotency, crud_upload
 from app.models.audit_event import AuditEvent
 from app.models.conversation import DeletedConversation
 from app.models.enums import UploadStatus, Visibility
@@ -570,13 +570,22 @@ class TestSlowUpload:
     async def test_holds_its_idempotency_key_for_as_long_as_it_takes(
         self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        prolong, is_prolonged = crud_idempotency.prolong, asyncio.Event()
+
+        async def prolong_and_tell(*of: Any, **until: Any) -> None:
+            await prolong(*of, **until)
+            is_prolonged.set()
+
+        monkeypatch.setattr(crud_idempotency, "prolong", prolong_and_tell)
         monkeypatch.setattr(idempotency_service, "_HOLD", timedelta(seconds=1))
         ada, body, other = await make_signed_in(), SlowBody(), SlowBody()
         headers = ada.headers | {"Idempotency-Key": "once"}
         sending = body.send(client, headers)
         await body.has_begun.wait()
 
-        await asyncio.sleep(1.5)  # longer than the hold
+        await IdempotencyRecord.get_pymongo_collection().update_one({}, {"$set": {"until": utc_now()}})
+        is_prolonged.clear()
+        await is_prolonged.wait()
         other.may_end.set()
         meanwhile = await other.send(client, headers)
         body.may_end.set()
