@@ -11,6 +11,7 @@ from pymongo.errors import PyMongoError
 
 from app.core import live_cache
 from app.core.logging_config import get_logger
+from app.core.tasks import is_cancelled
 from app.db.mongo import get_database
 
 _PIPELINE: Final[list[dict[str, Any]]] = [
@@ -68,6 +69,5 @@ async def _follow(tried: asyncio.Event) -> None:
 
 def end_if_cancelled() -> None:
     """The driver swallows a cancellation, or makes it an error of its own, at some moments. The task remembers it."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if is_cancelled():
         raise asyncio.CancelledError

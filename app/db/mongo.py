@@ -18,6 +18,7 @@ from pymongo.errors import ConnectionFailure, ExecutionTimeout, OperationFailure
 from app.core import background
 from app.core.context import current_context
 from app.core.exceptions import DatabaseUnavailableError
+from app.core.tasks import is_cancelled
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
 Raw = dict[str, Any]
@@ -220,7 +221,7 @@ async def _until_committed(
     backoff = _FIRST_BACKOFF_SECONDS
     async with _retries:
         # The driver may swallow the cancellation by which the time-out ends this.
-        while (task := asyncio.current_task()) is not None and not task.cancelling():
+        while not is_cancelled():
             callbacks.clear()
             try:
                 return await _attempt(session, work, *args, **kwargs)

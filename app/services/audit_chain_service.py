@@ -17,6 +17,7 @@ from app.core.exceptions import ConflictError
 from app.core.hash_chain import START, Link, sealed
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
+from app.core.tasks import is_cancelled
 from app.crud import crud_audit_event, crud_installation
 from app.db.mongo import Raw, transactional
 from app.models.enums import AuditAction
@@ -51,7 +52,7 @@ async def seal(*, rounds: int | None = None) -> Sealed:
     count, failed = 0, 0
     last = await _end()
     for _ in itertools.count() if rounds is None else range(rounds):
-        if _must_stop() or not (rows := await crud_audit_event.unsealed(limit=_BATCH)):
+        if is_cancelled() or not (rows := await crud_audit_event.unsealed(limit=_BATCH)):
             break
         events = await asyncio.to_thread(_chained, rows, last)
         if await _append(last, events):
@@ -109,7 +110,7 @@ async def _move(last: Link, events: Sequence[tuple[Any, Raw]]) -> None:
 async def prune() -> Pruned:
     """Remove the events at the beginning of the chain that are past the retention: how many."""
     days, count = get_settings().audit_retention_days, 0
-    while days and not _must_stop() and (removed := await _prune_some(utc_now() - timedelta(days=days))):
+    while days and not is_cancelled() and (removed := await _prune_some(utc_now() - timedelta(days=days))):
         count += removed
     return Pruned(count)
 
@@ -154,9 +155,3 @@ def _is_whole(due: Sequence[Raw], old: Link, end: int) -> bool:
     last = old.seq + len(due)
     places = [row["seq"] for row in due]
     return places == list(range(old.seq + 1, last + 1)) and last <= end and isinstance(due[-1].get("hash"), str)
-
-
-def _must_stop() -> bool:
-    """Whether this task was cancelled. The driver may swallow the cancellation itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -18,6 +18,7 @@ from app.core.exceptions import MailRefusedError, MailUndeliveredError
 from app.core.logging_config import get_logger
 from app.core.mail_templates import render_mail
 from app.core.mailer import Mailer, compose, mailer_of
+from app.core.tasks import is_cancelled
 from app.crud import crud_outgoing_mail, crud_user
 from app.db.mongo import after_commit
 from app.models.enums import MailKind
@@ -76,13 +77,13 @@ async def send_forever() -> None:
     """Send what is in the outbox, and what comes, until cancelled."""
     _State.has_mail = asyncio.Event()
     mailer = mailer_of(get_settings())
-    while not _is_cancelled():  # the driver may swallow the cancellation
+    while not is_cancelled():  # the driver may swallow the cancellation
         try:
             if await send_next(mailer):
                 continue
         except Exception as error:  # noqa: BLE001 - the database is away, say: the next look may find it
             _log.warning("outbox_stopped", exc_info=error)
-        if not _is_cancelled():
+        if not is_cancelled():
             await _sleep_until_mail(_State.has_mail)
 
 
@@ -151,11 +152,6 @@ async def _recipient(mail: OutgoingMail) -> User | None:
 async def _give_up(mail: OutgoingMail, error: Exception) -> None:
     _log.error("mail_failed", mail=str(mail.id), mail_kind=mail.kind, attempts=mail.attempts, exc_info=error)
     await crud_outgoing_mail.give_up(mail.id)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _sleep_until_mail(has_mail: asyncio.Event) -> None:

@@ -16,6 +16,7 @@ from app.core.clock import utc_now
 from app.core.exceptions import ConflictError
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
+from app.core.tasks import is_cancelled
 from app.crud import crud_conversation, crud_deleted_user, crud_purge, crud_usage
 from app.crud.crud_purge import Place
 from app.db.mongo import transactional
@@ -43,7 +44,7 @@ class Round(NamedTuple):
 async def purge_due() -> Round:
     """Purge every account that is due and that nobody else is at. One that fails does not hold up the others."""
     purged = interrupted = 0
-    while not _must_stop() and (claim := await _claim()) is not None:
+    while not is_cancelled() and (claim := await _claim()) is not None:
         try:
             await _purge(claim)
         except asyncio.CancelledError:
@@ -140,17 +141,11 @@ async def _end(claim: DeletedUser) -> None:
 
 async def _note(claim: DeletedUser, removed: dict[str, int], **changes: Any) -> None:
     """Part of every transaction here: without the claim none of them is committed."""
-    if _must_stop():
+    if is_cancelled():
         raise asyncio.CancelledError
     until: datetime = utc_now() + _CLAIM
     if not await crud_deleted_user.note_progress(claim, removed, until=until, **changes):
         raise _taken_over()
-
-
-def _must_stop() -> bool:
-    """Whether this task was cancelled. The driver may swallow the cancellation itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _taken_over() -> ConflictError:

@@ -192,7 +192,7 @@ class TestWrite:
         self, azurite: AzuriteServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(azure_calls, "_PATIENCE", 1.5)
-        content = random_bytes(6_000_000)
+        content = random_bytes(9_000_000)
 
         async with slow_way_to(azurite.port, bytes_per_second=1_500_000) as port:
             connection = azurite.connection.replace(str(azurite.port), str(port))
