@@ -38,6 +38,9 @@ import asyncio, sys
 from app.core.config import Settings, use_settings
 from app.db.mongo import connected
 from app.services import audit_chain_service
+from app.db import mongo
+
+mongo._TRANSACTION_SECONDS = 60.0  # on a busy machine none may be told to come back
 audit_chain_service._BATCH = 2
 append = audit_chain_service._append
 async def tell(*arguments):
