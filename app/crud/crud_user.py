@@ -181,14 +181,7 @@ async def draw_credits(costs: Mapping[ObjectId, int]) -> None:
     updates = [
         UpdateOne(
             {"_id": user_id, "credits": {"$gt": 0}},
-            [
-                {
-                    "$set": {
-                        "credits": {"$max": [0, {"$subtract": ["$credits", cost]}]},
-                        "version": {"$add": ["$version", 1]},
-                    }
-                }
-            ],
+            [{"$set": {"credits": {"$max": [0, {"$subtract": ["$credits", cost]}]}}}],
         )
         for user_id, cost in costs.items()
         if cost
