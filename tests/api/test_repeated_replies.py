@@ -2,20 +2,18 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 from httpx import AsyncClient
 
-from app.api import reply_stream
 from app.core import background
 from app.core.clock import utc_now
-from app.crud import crud_message
 from app.models.idempotency_record import IdempotencyRecord
 from app.services import idempotency_service
 from tests.api.test_replies import (
     Chat,
     Live,
+    SlowStoring,
     assert_nothing_came_of_it,
     assistant,
     client,
@@ -176,29 +174,13 @@ class TestReplyUnderWay:
     async def test_is_stored_for_who_hangs_up_at_its_end_and_not_once_more(
         self, serve_live: Live, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        add, is_storing, let_go = crud_message.add, asyncio.Event(), asyncio.Event()
-
-        async def add_slowly(**fields: Any) -> Any:
-            is_storing.set()
-            await let_go.wait()
-            return await add(**fields)
-
-        stream, has_ended = reply_stream.ReplyResponse.__call__, asyncio.Event()
-
-        async def stream_noting(*args: Any) -> None:
-            try:
-                await stream(*args)
-            finally:
-                has_ended.set()
-
-        monkeypatch.setattr(crud_message, "add", add_slowly)
-        monkeypatch.setattr(reply_stream.ReplyResponse, "__call__", stream_noting)
+        storing = SlowStoring(monkeypatch)
         async with serve_live() as client:
             chat = await make_chat()
             async with client.stream("POST", chat.path, headers=keyed(chat.ada.headers)):
-                await is_storing.wait()
-            await asyncio.wait_for(has_ended.wait(), 5)
-            let_go.set()
+                await storing.has_begun.wait()
+            await asyncio.wait_for(storing.stream_has_ended.wait(), 5)
+            storing.let_go.set()
             await background.drain()
 
             again = await client.post(chat.path, headers=keyed(chat.ada.headers))

@@ -133,6 +133,28 @@ def outcome(response: Response) -> tuple[int, str, str | None]:
     return response.status_code, response.json()["code"], response.headers.get("retry-after")
 
 
+class SlowStoring:
+    """Holds a reply at the moment at which it is stored, and tells when its stream has ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_begun, self.let_go, self.stream_has_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._add, self._stream = crud_message.add, reply_stream.ReplyResponse.__call__
+
+        async def stream(*args: Any) -> None:
+            try:
+                await self._stream(*args)
+            finally:
+                self.stream_has_ended.set()
+
+        monkeypatch.setattr(crud_message, "add", self.add)
+        monkeypatch.setattr(reply_stream.ReplyResponse, "__call__", stream)
+
+    async def add(self, **fields: Any) -> Any:
+        self.has_begun.set()
+        await self.let_go.wait()
+        return await self._add(**fields)
+
+
 class TestReply:
     async def test_streams_the_words_then_the_stored_message(self, client: AsyncClient) -> None:
         chat = await make_chat()
@@ -694,30 +716,14 @@ class TestCallerWhoHangsUp:
     async def test_while_it_is_stored_finds_it_stored_and_paid(
         self, serve_live: Live, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        add, is_storing, let_go = crud_message.add, asyncio.Event(), asyncio.Event()
-
-        async def add_slowly(**fields: Any) -> Any:
-            is_storing.set()
-            await let_go.wait()
-            return await add(**fields)
-
-        stream, has_ended = reply_stream.ReplyResponse.__call__, asyncio.Event()
-
-        async def stream_noting(*args: Any) -> None:
-            try:
-                await stream(*args)
-            finally:
-                has_ended.set()
-
-        monkeypatch.setattr(crud_message, "add", add_slowly)
-        monkeypatch.setattr(reply_stream.ReplyResponse, "__call__", stream_noting)
+        storing = SlowStoring(monkeypatch)
         async with serve_live() as client:
             chat = await make_chat()
             async with client.stream("POST", chat.path, headers=chat.ada.headers):
-                await is_storing.wait()
-            await asyncio.wait_for(has_ended.wait(), 5)
+                await storing.has_begun.wait()
+            await asyncio.wait_for(storing.stream_has_ended.wait(), 5)
             assert await replies_in(chat.conversation) == []
-            let_go.set()
+            storing.let_go.set()
             await background.drain()
 
             assert [reply.content for reply in await replies_in(chat.conversation)] == ["Hello Ada"]
