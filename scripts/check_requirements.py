@@ -34,7 +34,7 @@ def main() -> None:
 def _faults(folder: Path) -> list[str]:
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *extras["embedded"]]
+    needed = [*project["dependencies"], *extras["embedded"], *extras["telemetry"]]
     pins, dev_pins = _pins(folder / "requirements.txt"), _pins(folder / "requirements-dev.txt")
     return [
         *(f"requirements.txt: {fault}" for fault in _mismatches(needed, pins)),
