@@ -173,7 +173,6 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 @cache
 def _freeze_memory() -> None:
-    """Take what was loaded at the start out of the garbage collector's rounds: they are rarer and shorter then."""
+    """Take what was loaded at the start out of the garbage collector's rounds: they are shorter then."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)

@@ -25,6 +25,8 @@ CHECKS = {
 
 def main() -> None:
     os.chdir(environment.ROOT)
+    # Images for pipelines set it, for processes that start once. Here the same modules start hundreds of times.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     environment.enter("requirements-dev.txt")
     if len(sys.argv) > 1:
         sys.exit(_run(["pytest", *sys.argv[1:]]))
