@@ -29,8 +29,9 @@ def main() -> None:
     if options.welcome:
         threading.Thread(target=_welcome, args=(settings,), daemon=True).start()
     with ExitStack() as stack:
-        # Half of the start is loading the application, half waiting for the database: at the same time.
-        threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
+        if settings.workers == 1:
+            # Half of the start is loading the application, half waiting for the database: at the same time.
+            threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
         if settings.is_embedded:
             _start_database(settings, stack)
         _serve(settings)
