@@ -15,7 +15,8 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "smoke_test.py"
 READY = (200, {"status": "healthy", "version": "1.2.3", "checks": {"database": "ok"}})
 REFUSED = (401, {"code": "not_authenticated"})
-WELL = {
+Answers = dict[str, tuple[int, dict[str, Any]]]
+WELL: Answers = {
     "/health/ready": READY,
     "/health/live": (200, {}),
     **dict.fromkeys(
@@ -23,7 +24,6 @@ WELL = {
         REFUSED,
     ),
 }
-Answers = dict[str, tuple[int, dict[str, Any]]]
 
 
 @pytest.mark.parametrize(
