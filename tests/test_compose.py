@@ -16,6 +16,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from ruamel.yaml import YAML
 
+from app.core.config import Settings
 from app.db.embedded import find_mongod
 from tests import azurite_server
 from tests.image import ROOT, environment_of, lay_out
@@ -50,6 +51,15 @@ class TestServices:
             *("clamav/clamav:1.4", "axllent/mailpit:v1.31"),
         }
 
+    def test_wait_for_what_can_be_waited_for(self, services: dict[str, Service]) -> None:
+        for name, service in services.items():
+            for other, wait in service.get("depends_on", {}).items():
+                if wait["condition"] == "service_healthy":
+                    assert services[other]["healthcheck"]["test"], f"{name} waits for {other}"
+                elif wait["condition"] == "service_completed_successfully":
+                    assert services[other]["restart"] == "no", f"{name} waits for {other}"
+        assert set(services["api"]["environment"]) <= {field.upper() for field in Settings.model_fields}
+
     def test_hold_no_password(self) -> None:
         assert azurite_server.ACCOUNT not in text_of_services()
         assert re.findall(r"(?i)pass\w*[=:] *[^ $]", text_of_services()) == []
@@ -75,7 +85,7 @@ class TestUp:
             store = stack.enter_context(_azurite(services["azurite"], keys, tmp_path))
             with _api(services["api"], image, keys, port, store, redis_server.url) as (url, log):
                 walked = _run(
-                    ["python", "scripts/smoke_test.py", url, "--wait=60", "--walk"], environment_of(image), image
+                    ["python", "scripts/smoke_test.py", url, "--wait=120", "--walk"], environment_of(image), image
                 )
                 assert walked.endswith(f"DELETE /api/v1/users/me: 204\nGET /api/v1/auth/me: 401\n{url} is well.\n")
                 assert redis_server.names() != []
@@ -209,7 +219,7 @@ def _plain(script: str) -> str:
 
 
 def _until(condition: Callable[[], bool], log: Path) -> None:
-    give_up_at = time.monotonic() + 60
+    give_up_at = time.monotonic() + 120
     while True:
         if condition():
             return
