@@ -92,8 +92,8 @@ class TestUp:
 
                 (image / "app" / "main.py").touch()
 
-                _until(lambda: log.read_text().count('"event":"started"') == 2, log)
-            assert log.read_text().count('"event":"stopped"') == 2
+                _until(lambda: log.read_text().count('":"started"') == 2, log)
+            assert log.read_text().count('":"stopped"') == 2
 
 
 def _run_twice_the_making_of_keys(service: Service, keys: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from app.core.config import Settings
 
@@ -111,6 +112,16 @@ class TestWorkflow:
         assert subjects == ["ref:refs/heads/main", "environment:production"]
         assert "\n    environment: production\n" in WORKFLOWS["main.yml"]
         assert re.search(r"push:\n    branches: \[main\]\n", WORKFLOWS["main.yml"])
+
+    @pytest.mark.parametrize("name", sorted(WORKFLOWS))
+    def test_is_sound_shell(self, name: str) -> None:
+        jobs = YAML(typ="safe").load(WORKFLOWS[name])["jobs"].values()
+        commands = [step["run"] for job in jobs for step in job.get("steps", []) if "run" in step]
+        for command in commands:
+            read = subprocess.run(["bash", "-n"], input=command, capture_output=True, text=True, check=False)  # noqa: S607
+            assert read.stderr == "", command
+
+        assert commands != []
 
     def test_swaps_back_what_fails_after_the_swap(self) -> None:
         steps = re.findall(r"- name: (.+)", WORKFLOWS["main.yml"].partition("\n  deploy:\n")[2])
