@@ -22,7 +22,8 @@ def lay_out(folder: Path) -> Path:
     assert sources == ["requirements.txt", "app", "scripts"]
     image = folder / "image"
     for source in ("app", "scripts"):
-        shutil.copytree(ROOT / source, image / source)  # with the bytecode, as the image has its own
+        # With the bytecode, as the image has its own, but not what another process is just writing of it.
+        shutil.copytree(ROOT / source, image / source, ignore=shutil.ignore_patterns("*.pyc.*"))
     (removal,) = (rest for keyword, rest in instructions() if keyword == "RUN" and rest.startswith("rm "))
     for pattern in removal.partition(" && ")[0].split()[1:]:
         removed = list(image.glob(pattern))
