@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from importlib import import_module
+from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
@@ -34,7 +35,7 @@ def main() -> None:
             threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
         if settings.is_embedded:
             _start_database(settings, stack)
-        _serve(settings)
+        _serve(settings, reload=options.reload)
 
 
 def _start_database(settings: Settings, stack: ExitStack) -> None:
@@ -45,13 +46,15 @@ def _start_database(settings: Settings, stack: ExitStack) -> None:
         sys.exit(str(error))
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, *, reload: bool) -> None:
     uvicorn.run(
         "app.main:create_app",
         factory=True,
         host=settings.host,
         port=settings.port,
-        workers=settings.workers,
+        workers=1 if reload else settings.workers,
+        reload=reload,
+        reload_dirs=[str(Path(__file__).parent)] if reload else None,
         http="app.api.http_protocol:BoundedHttpProtocol",
         log_config=None,
         access_log=False,
@@ -67,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--reload", action="store_true", help="start anew, as one process, when the code changes")
     parser.add_argument("--welcome", action="store_true", help="say what to type next, once it is up")
     return parser.parse_args()
 

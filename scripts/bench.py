@@ -177,7 +177,7 @@ def _await_port(port: int, process: subprocess.Popen[Any]) -> None:
     give_up_at = time.monotonic() + 20
     while time.monotonic() < give_up_at and process.poll() is None:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=1).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=1).close()  # nosec B310
         except OSError:
             time.sleep(0.05)
         else:

@@ -14,14 +14,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+COMPLETE = ".complete"  # the mark in the environment of an image
 OLDEST, NEWEST = (3, 11), (3, 13)
 
 
 def enter(requirements: str = "requirements.txt") -> None:
     """Go on in the project's environment, with at least these requirements installed.
 
-    Returns when this process runs in it; otherwise the process is replaced by one that does.
+    Returns when this process runs in it; otherwise the process is replaced by one that does. An image brings an
+    environment of its own that is whole, and nothing could be written there.
     """
+    if (Path(sys.prefix) / COMPLETE).exists():
+        return
     prepare(requirements)
     if Path(sys.prefix).resolve() != VENV.resolve():
         os.execv(PYTHON, [str(PYTHON), *sys.argv])  # noqa: S606 - our own interpreter and arguments

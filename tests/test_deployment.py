@@ -1,0 +1,203 @@
+"""The way to Azure, as far as it can be walked without Azure: names that are the same in several places, commands.
+
+`az bicep build` compiles the templates in the pipeline.
+"""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from app.core.config import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+INFRA = ROOT / "docs" / "infra"
+BICEP = sorted(INFRA.rglob("*.bicep"))
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/deployment.md")}
+WORKFLOWS = {file.name: file.read_text() for file in (ROOT / ".github" / "workflows").glob("*.yml")}
+# Of App Service itself, and of the library that signs in to the blob store.
+OF_THE_PLATFORM = re.compile(r"WEBSITES?_[A-Z_]+|AZURE_CLIENT_ID")
+# An `az` and a `gh` that remember what they are told, and what was in the file that they were shown.
+RECORDER = """#!{python}
+import json, os, stat, sys
+from pathlib import Path
+state = Path(os.environ["STATE"])
+calls = json.loads(state.read_text()) if state.exists() else []
+words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+call = {{"words": words}}
+if "--file" in words:
+    file = Path(words[words.index("--file") + 1])
+    call["secret"], call["mode"] = file.read_text(), stat.S_IMODE(file.parent.stat().st_mode)
+calls.append(call)
+state.write_text(json.dumps(calls))
+if words[1:3] == ["deployment", "group"]:
+    print(json.dumps({outputs}))
+elif words[1:4] == ["keyvault", "secret", "list"]:
+    print(json.dumps([c["words"][c["words"].index("-n") + 1] for c in calls if "secret" in c]))
+"""
+OUTPUTS = {
+    "vault": {"value": "octopus-1"},
+    "variables": {"value": {"AZURE_APP": "octopus-1", "AZURE_REGISTRY": "octopus1"}},
+    "url": {"value": "https://octopus-1.azurewebsites.net"},
+}
+
+
+class TestTemplates:
+    @pytest.mark.parametrize("file", BICEP, ids=lambda file: file.name)
+    def test_use_what_they_declare(self, file: Path) -> None:
+        text = _without_comments(file)
+
+        for kind, name in re.findall(r"^(param|var|module) (\w+)", text, re.MULTILINE):
+            uses = len(re.findall(rf"\b{name}\b", text)) - len(re.findall(rf"^ *{name}:|'{name}'", text, re.MULTILINE))
+            assert uses > 1 or kind == "module", f"{name} is declared and not used"
+        assert text.count("{") == text.count("}")
+        assert text.count("[") == text.count("]")
+        assert text.count("(") == text.count(")")
+        assert all(
+            re.fullmatch(r"Microsoft\.[\w./]+@20\d\d-[01]\d-[0-3]\d(-preview)?", kind)
+            for kind in re.findall(r"^resource \w+ '(.+?)' =", text, re.MULTILINE)
+        )
+
+    def test_give_each_module_the_parameters_that_it_has(self) -> None:
+        main = _without_comments(INFRA / "main.bicep")
+        modules = re.findall(r"^module \w+ '(.+?)' = (?:if \(.*?\) )?\{(.*?)^\}", main, re.MULTILINE | re.DOTALL)
+
+        assert {INFRA / path for path, _ in modules} == set(BICEP) - {INFRA / "main.bicep"}
+        for path, body in modules:
+            given = re.findall(r"^    (\w+):", body, re.MULTILINE)
+            module = _without_comments(INFRA / path)
+            assert set(given) == set(re.findall(r"^param (\w+)", module, re.MULTILINE)), path
+            used = set(re.findall(rf"\b{Path(path).stem}\.outputs\.(\w+)", main))
+            assert used <= set(re.findall(r"^output (\w+)", module, re.MULTILINE)), path
+
+    def test_set_what_is_a_setting_or_known_to_the_platform(self) -> None:
+        app = _without_comments(INFRA / "modules" / "app.bicep")
+        (secrets,) = re.findall(r"var secrets = concat\((.*?)\n\)", app, re.DOTALL)
+        names = re.findall(r"name: '([A-Z_]+)'", app) + re.findall(r"'([A-Z_]+)'", secrets)
+
+        assert {name for name in names if not OF_THE_PLATFORM.fullmatch(name)} <= _settings()
+        assert {"DATABASE_URL", "SECRET_KEY", "ENCRYPTION_KEYS", "BOOTSTRAP_TOKEN", "SMTP_URL"} <= set(names)
+        assert len(names) == len(set(names))
+        assert re.search(r"name: 'TRUSTED_PROXIES', value: '\[\"169\.254\.0\.0/16\"\]'", app)
+
+    def test_keep_no_password(self) -> None:
+        text = "".join(_without_comments(file) for file in BICEP)
+
+        assert re.findall(r"(?:adminUserEnabled|allowSharedKeyAccess|allowBlobPublicAccess): true", text) == []
+        assert "listKeys" not in text
+        assert re.findall(r"@secure\(\)\nparam (\w+)", text) == ["cosmosPassword", "password"]
+
+
+class TestWorkflow:
+    def test_reads_the_variables_that_the_templates_give(self) -> None:
+        main = _without_comments(INFRA / "main.bicep")
+        (given,) = re.findall(r"^output variables object = \{(.*?)^\}", main, re.MULTILINE | re.DOTALL)
+
+        read = set(re.findall(r"vars\.(\w+)", WORKFLOWS["main.yml"]))
+
+        assert read == set(re.findall(r"^  (\w+):", given, re.MULTILINE))
+
+    def test_signs_in_as_whom_the_templates_believe(self) -> None:
+        identities = (INFRA / "modules" / "identities.bicep").read_text()
+
+        subjects = re.findall(r"subject: 'repo:\$\{repository\}:(.+)'", identities)
+
+        assert subjects == ["ref:refs/heads/main", "environment:production"]
+        assert "\n    environment: production\n" in WORKFLOWS["main.yml"]
+        assert re.search(r"push:\n    branches: \[main\]\n", WORKFLOWS["main.yml"])
+
+    @pytest.mark.parametrize("name", sorted(WORKFLOWS))
+    def test_is_sound_shell(self, name: str) -> None:
+        jobs = YAML(typ="safe").load(WORKFLOWS[name])["jobs"].values()
+        commands = [step["run"] for job in jobs for step in job.get("steps", []) if "run" in step]
+        for command in commands:
+            read = subprocess.run(["bash", "-n"], input=command, capture_output=True, text=True, check=False)  # noqa: S607
+            assert read.stderr == "", command
+
+        assert commands != []
+
+    def test_swaps_back_what_fails_after_the_swap(self) -> None:
+        steps = re.findall(r"- name: (.+)", WORKFLOWS["main.yml"].partition("\n  deploy:\n")[2])
+
+        assert steps[-3:] == ["Swap", "Check what is live", "Swap back"]
+        assert "if: ${{ (failure() || cancelled()) && steps.swap.outcome == 'success' }}" in WORKFLOWS["main.yml"]
+
+
+class TestCommands:
+    def test_name_what_exists(self) -> None:
+        texts = PAGES | WORKFLOWS | {"docker-compose.yml": (ROOT / "docker-compose.yml").read_text()}
+        for page, text in texts.items():
+            named = re.findall(r"(?<![\w/.-])(?:docs|scripts|app|\.github)/[\w./-]*\w", text)
+            assert {path for path in named if not (ROOT / path).exists()} == set(), page
+
+    def test_give_the_scripts_options_that_they_know(self) -> None:
+        texts = "\n".join([*PAGES.values(), *WORKFLOWS.values()]).replace("\\\n", " ")
+        for script, rest in re.findall(r"python3? (scripts/(?:azure_setup|smoke_test)\.py)([^\n`#&]*)", texts):
+            known = set(re.findall(r'add_argument\("(--[\w-]+)"', (ROOT / script).read_text()))
+            assert set(re.findall(r"(?<!\S)--[\w-]+", rest)) <= known, rest
+
+    def test_give_the_templates_parameters_that_they_have(self) -> None:
+        known = set(re.findall(r"^param (\w+)", (INFRA / "main.bicep").read_text(), re.MULTILINE))
+        commands = "\n".join(PAGES.values()).replace("\\\n", " ")
+        given = [
+            name
+            for parameters in re.findall(r"az deployment group create.*?--parameters ([^\n]*)", commands)
+            for name in re.findall(r"(?<!\S)(\w+)=", parameters)
+        ]
+
+        assert {"repository", "operatorId"} <= set(given)
+        assert set(given) <= known
+
+
+class TestSetup:
+    def test_fills_the_vault_once_and_tells_github(self, tmp_path: Path) -> None:
+        for program in ("az", "gh"):
+            file = tmp_path / program
+            file.write_text(RECORDER.format(python=sys.executable, outputs=OUTPUTS))
+            file.chmod(0o755)
+        asked = {"DATABASE_URL": "mongodb+srv://octopus:kS8vN2@db.example.net/octopus", "SMTP_URL": "smtps://m.example"}
+
+        first = _set_up(tmp_path, asked)
+        second = _set_up(tmp_path, {})
+
+        calls = json.loads((tmp_path / "state").read_text())
+        stored = {call["words"][call["words"].index("-n") + 1]: call["secret"] for call in calls if "secret" in call}
+        assert [call["mode"] for call in calls if "secret" in call] == [stat.S_IRWXU] * 5
+        assert {name.replace("-", "_") for name in stored} == {
+            "SECRET_KEY",
+            "ENCRYPTION_KEYS",
+            "BOOTSTRAP_TOKEN",
+            *asked,
+        }
+        assert stored["DATABASE-URL"] == asked["DATABASE_URL"]
+        words = " ".join(word for call in calls for word in call["words"]) + first + second
+        assert [name for name, value in stored.items() if value in words] == []
+        assert ["gh", "variable", "set", "AZURE_REGISTRY", "--body", "octopus1"] in [call["words"] for call in calls]
+        assert second.count("is there") == 5
+        variables = {name.replace("-", "_").lower(): value for name, value in stored.items()}
+        started = Settings(_env_file=None, environment="production", public_url="https://o.example", **variables)
+        assert started.cipher.decrypt(started.cipher.encrypt(b"x")) == b"x"
+
+
+def _set_up(folder: Path, variables: dict[str, str]) -> str:
+    path = {"PATH": f"{folder}:{os.environ['PATH']}", "STATE": str(folder / "state")}
+    command = [sys.executable, str(ROOT / "scripts" / "azure_setup.py"), "octopus"]
+    done = subprocess.run(command, env=path | variables, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def _settings() -> set[str]:
+    fields: dict[str, Any] = Settings.model_fields
+    return {name.upper() for name in fields}
+
+
+def _without_comments(file: Path) -> str:
+    return re.sub(r"(?m)^\s*//.*$", "", file.read_text())
