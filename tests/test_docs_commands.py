@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from app.db.embedded import find_mongod
 from tests.assistant_server import open_assistant
 from tests.clients.conftest import unavailable
 from tests.factories import PASSWORD
@@ -33,13 +35,18 @@ COMMAND = re.compile(
     r"(?:\$ |curl |python3? |docker |az |git |gh |pip |npm |openssl |mongo|GET /|POST /|import |[A-Z]=)"
 )
 MARKER = re.compile(r"<!-- (run|needs): (.+) -->")
-NEEDED = {"Azure", "PowerShell", "Docker"}
+NEEDED = {"Azure", "PowerShell", "Docker", "a sharded cluster"}
 # The README is the first page that anybody sees, also as plain text: it carries no comments.
 OF_THE_README = {
     "python3 scripts/run.py": "tests/scripts/test_environment.py",
     "A=http://127.0.0.1:8000": HERE,
 }
 
+# A script without the step before it, which installs what the tests run in already.
+SCRIPT = (
+    "import importlib, sys; sys.path.insert(0, sys.argv.pop(1)); import environment; "
+    "environment.enter = lambda *_: None; importlib.import_module(sys.argv.pop(1)).main()"
+)
 # What a browser knows and Node does not: where relative paths lead. And a page that says something once it listens.
 BROWSER = """
 const fetchAnywhere = fetch;
@@ -151,7 +158,8 @@ def _knows(test: str, page: str, text: str) -> bool:
 class Shell:
     """Types the commands of pages: with the variables that the pages take for granted, and those that they set."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, database_url: str) -> None:
+        self.server = {"DATABASE_URL": database_url, "DATA_DIR": str(server.folder)}
         self.url, self.folder = str(server.client.base_url).rstrip("/"), folder
         self.set = {"OCTOPUS_URL": self.url, "A": self.url, "J": "Content-Type: application/json"}
         self.instead = {"http://127.0.0.1:8000": self.url, "http://localhost:8000": self.url}
@@ -160,6 +168,7 @@ class Shell:
         """What the commands say; of those that do not end, until they say that."""
         for shown, real in self.instead.items():
             text = text.replace(shown, real)
+        text = re.sub(r"python3 scripts/(\w+)\.py", rf"python3 -c '{SCRIPT}' {ROOT}/scripts \1", text)
         if text.startswith("GET "):
             text = f'curl -s "$A{text.removeprefix("GET ")}" -H "Octopus-API-Key: $KEY"'
         environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "*", **self.set}
@@ -189,11 +198,26 @@ def commands_of(page: str) -> list[str]:
     return [block.text for block in COMMANDS if block.page == page and block.marker == ("run", HERE)]
 
 
+def test_configuration_of_ones_own_server_is_taken(tmp_path: Path) -> None:
+    [content] = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "setup.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "mongod.conf").write_text(content)
+
+    read = subprocess.run(  # noqa: S603 - the server of the tests
+        [find_mongod(None), "--config", tmp_path / "mongod.conf", "--outputConfig"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert read.returncode == 0, read.stdout + read.stderr
+    assert "transactionLifetimeLimitSeconds" in read.stdout
+
+
 async def test_commands_do_what_the_pages_say(start: Start, database_url: str, tmp_path: Path) -> None:
     async with open_assistant() as assistant:
         settings = {name.upper(): str(value) for name, value in assistant.settings.items()}
         server = start(DATABASE_URL=database_url, **settings).ready()
-        await asyncio.to_thread(_type_all, Shell(server, tmp_path), server)
+        await asyncio.to_thread(_type_all, Shell(server, tmp_path, database_url), server)
 
 
 def _type_all(shell: Shell, server: Server) -> None:
@@ -208,6 +232,7 @@ def _type_all(shell: Shell, server: Server) -> None:
     _type_of_the_assistant(shell, server)
     _type_of_audit(shell)
     _type_of_events(shell)
+    _type_of_setting_up(shell)
 
 
 def _type_of_uploads(shell: Shell) -> None:
@@ -249,6 +274,25 @@ def _type_of_events(shell: Shell) -> None:
         unavailable("The program of docs/events.md needs node.")
     (shell.folder / "follow.mjs").write_text(BROWSER + program + FOLLOW)
     assert "\nmessage.created Hello again\n" in shell.type("node follow.mjs", until="Hello again")
+
+
+def _type_of_setting_up(shell: Shell) -> None:
+    shell.set |= {"PASSWORD": PASSWORD, **{name: shell.server[name] for name in ("DATABASE_URL", "DATA_DIR")}}
+    shell.set["ENVIRONMENT"] = "test"
+    first, sign_in, make, write_secrets = commands_of("setup.md")
+
+    assert '"healthy"' in shell.type(first)
+    [pair] = values(shell.type(sign_in))
+    [made] = values(shell.type(f"TOKEN={pair['access_token']}\n{make}"))
+    assert (made["email"], made["role"]) == ("lin@example.com", "user")
+    shell.type(write_secrets)
+    assert re.findall(r"^\w+(?==)", (shell.folder / ".env").read_text(), re.MULTILINE) == [
+        "SECRET_KEY",
+        "ENCRYPTION_KEYS",
+        "BOOTSTRAP_TOKEN",
+        "MASTER_API_KEY",
+    ]
+    assert stat.S_IMODE((shell.folder / ".env").stat().st_mode) == 0o600
 
 
 def _type_of_audit(shell: Shell) -> None:
