@@ -229,8 +229,8 @@ class Octopus:
 
     def _decoded(self, token: str, key: jwt.PyJWK | None) -> Outcome:
         """By the algorithm that Octopus publishes with the key, whatever the token names."""
-        if key is None:
-            return _INVALID_TOKEN
+        if key is None:  # maybe a new one, when nobody could be asked
+            return _AWAY if self._keys_asked_at > self._keys_at else _INVALID_TOKEN
         try:
             claims = jwt.decode(
                 token,

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from app.core.clock import utc_now
 from app.core.config import Settings
 from app.main import create_app
 from tests.api.test_api_keys import sealed
@@ -225,13 +224,15 @@ class TestKey:
             assert (await asking.who(personal.headers)).user_id == str(ada.id)
 
     async def test_that_expires_is_not_remembered_longer(self, serving: Open) -> None:
-        async with serving() as asking:
-            at = utc_now() + timedelta(seconds=5)
+        async with serving(cache_seconds=300) as asking:
+            at = datetime.fromtimestamp(asking.clock.time() + 60, UTC)
             key = await make_api_key("read", expires_at=at)
             assert (await asking.who(key.headers)).expires_at == pytest.approx(at.timestamp(), abs=0.01)
 
-            asking.clock.ahead = 5.5
-            await key.document.set({"expires_at": at - timedelta(seconds=6)})
+            await key.document.set({"expires_at": at - timedelta(seconds=120)})
+            asking.clock.ahead = 59
+            assert (await asking.who(key.headers)).kind == "service"
+            asking.clock.ahead = 61
             assert await asking.refusal(key.headers) == (401, "api_key_expired")
 
     async def test_is_refused_as_octopus_would(self, serving: Open) -> None:
@@ -282,6 +283,8 @@ class TestAway:
         asking.clock.ahead = 61
         assert (await asking.who(ada.headers)).user_id == str(ada.id)
         assert await asking.refusal(known.headers) == AWAY
+        renewed = jwt.encode({}, key_of("ES256", "foreign"), "ES256", headers={"kid": "renewed"})
+        assert await asking.refusal(bearer(renewed)) == AWAY
         asking.clock.ahead = 301
         assert await asking.refusal(ada.headers) == AWAY
         with pytest.raises(RefusedError) as refused:
