@@ -155,12 +155,13 @@ async def _fill(url: str) -> dict[str, list[Target]]:
 
 
 @contextmanager
-def _server(folder: Path, app: str, url: str) -> Iterator[str]:
-    """One server on its core, with its log in a file; its address."""
+def _server(folder: Path, app: str, url: str, *, cores: str = SERVER_CORE, workers: int = 1) -> Iterator[str]:
+    """One server on its cores, with its log in a file; its address."""
     port = _free_port()
     uvicorn = ["uvicorn", app, "--app-dir", "scripts", "--no-access-log", "--log-level", "warning"]
     module = ["app"] if app == "octopus" else uvicorn
-    command = ["taskset", "-c", SERVER_CORE, sys.executable, "-m", *module, "--port", str(port)]
+    command = ["taskset", "-c", cores, sys.executable, "-m", *module, "--port", str(port)]
+    command += [] if workers == 1 else ["--workers", str(workers)]
     ample = {f"RATE_LIMIT_{name}": "1000000000/minute" for name in ("ANONYMOUS", "AUTHENTICATED")}
     variables = {**os.environ, "DATABASE_URL": url, "ENVIRONMENT": "test", "SECRET_KEY": SECRET, **ample}
     with (folder / f"{port}.log").open("wb") as log:
@@ -174,7 +175,7 @@ def _server(folder: Path, app: str, url: str) -> Iterator[str]:
 
 
 def _await_port(port: int, process: subprocess.Popen[Any]) -> None:
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + 90
     while time.monotonic() < give_up_at and process.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=1).close()  # nosec B310

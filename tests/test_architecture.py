@@ -35,6 +35,7 @@ from app.services import (
     purge_service,
     upload_removal_service,
 )
+from tests import sharding
 from tests.api.test_openapi import Document, operations, references, resolved
 from tests.assistant_server import open_assistant
 from tests.conftest import client_of, running
@@ -242,6 +243,10 @@ class Profile:
         rows = self.database["system.profile"].find({"planSummary": {"$exists": True}})
         return [row for row in rows if row["ns"].partition(".")[2] in COLLECTIONS]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """All that was recorded."""
+        return list(self.database["system.profile"].find())
+
     def touched(self) -> set[str]:
         return {row["ns"].partition(".")[2] for row in self.database["system.profile"].find()} & COLLECTIONS
 
@@ -273,6 +278,9 @@ class TestQueries:
         assert len(plans) > 60
         assert scans == []
         assert wasteful == []
+        # docs/scaling.md says what would ask all shards of a cluster.
+        assert sharding.asked_of_all(profile.rows()) == {}
+        assert sharding.writes_of_one_asked_of_all(profile.rows()) == []
 
 
 def _looked_at_else(plan: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from app.api import idempotency
 from app.api.deps import API_KEY_HEADER, Needs, QueryOf, if_match, key_creator, optional_principal
 from app.api.link_access import file_reader
+from app.core.scopes import Scope
 from app.core.version import VERSION
 from app.schemas.problem import Problem
 
@@ -79,11 +80,21 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     if _asks(route.dependant, _CREDENTIALS):
         optional: list[dict[str, list[str]]] = [{}] if _asks(route.dependant, _OPTIONAL) else []
         operation["security"] = [*optional, {"bearer": []}, {"apiKey": []}]
+    operation |= _needed(route.dependant)
     operation.setdefault("parameters", []).extend(_query_parameters(route.dependant))
     if _is_repeatable(route):
         operation["parameters"].append(idempotency.PARAMETER)
     if _asks(route.dependant, (if_match,)):
         operation["parameters"].append(_IF_MATCH)
+
+
+def _needed(dependant: Dependant) -> dict[str, Any]:
+    """The scope that it asks for: OpenAPI has a place for that of OAuth only."""
+    for found in dependant.dependencies:
+        needs = Needs(Scope.API_KEYS_WRITE) if found.call is key_creator else found.call
+        if isinstance(needs, Needs) and needs.scope is not None:
+            return {"x-scope": {"name": needs.scope, "over_others": needs.over_others}}
+    return {}
 
 
 def _statuses(route: APIRoute) -> set[int]:
