@@ -77,10 +77,7 @@ async def ensure_schema(database: Database, *, migrates: bool) -> None:
                 f"The database has an older schema than this version of Octopus ({_lacking(schema)} not applied), and "
                 "MIGRATE_ON_START is off. Run `python3 scripts/migrate.py up` first."
             )
-        try:
-            await migrate(database, len(MIGRATIONS))
-        except LeaseLostError:
-            continue
+        await migrate(database, len(MIGRATIONS))
 
 
 async def migrate(database: Database, to: int) -> list[str]:
@@ -88,12 +85,16 @@ async def migrate(database: Database, to: int) -> list[str]:
 
     Waits for who is at it; goes on where one has stopped that died.
     """
-    lease = Lease(database, _FACT)
-    if not await lease.take():
-        _log.info("migration_awaited")
-        while not await lease.take():  # noqa: ASYNC110 - the holder may be on another host
-            await asyncio.sleep(_POLL_SECONDS)
-    return await lease.run(_go(database, lease, to))
+    while True:
+        lease = Lease(database, _FACT)
+        if not await lease.take():
+            _log.info("migration_awaited")
+            while not await lease.take():  # noqa: ASYNC110 - the holder may be on another host
+                await asyncio.sleep(_POLL_SECONDS)
+        try:
+            return await lease.run(_go(database, lease, to))
+        except LeaseLostError:
+            continue
 
 
 async def _go(database: Database, lease: Lease, to: int) -> list[str]:
