@@ -208,7 +208,7 @@ class TestStart:
 
     @pytest.mark.parametrize("state", ["applied", "running"])
     async def test_on_a_newer_schema_is_refused(
-        self, serve: Serve, url: str, database: Database[Raw], state: str
+        self, serve: Serve, url: str, database: Database[Raw], capsys: pytest.CaptureFixture[str], state: str
     ) -> None:
         applied, newer = [{"name": NAME}], {"name": "0002_pour_milk", "direction": "FORWARD"}
         marks = {"applied": [*applied, newer]} if state == "applied" else {"applied": applied, "running": newer}
@@ -219,20 +219,23 @@ class TestStart:
                 pass
 
         assert database["installation"].find_one() == {"_id": "schema", **marks}
+        assert '"event":"start_refused"' in capsys.readouterr().err
 
     async def test_goes_forward_when_the_way_back_was_cut_off(self, url: str, database: Database[Raw]) -> None:
-        """Some participants are back, and some not."""
+        """Some participants are back, and some not, and the version before has made its indexes."""
         old = old_database.participant(ADA, "owner", last_read_seq=1, sent_since_read=2) | {"sent_before_mark": 1}
         new = {"user_id": BOB, "role": "member", "last_read_seq": 0, "sent": 3, "sent_before_mark": 0}
         chat = old_database.conversation(TEA, "Tea", [old, new], last_seq=6, version=7)
         database["conversations"].insert_one(chat)
-        running = {"name": NAME, "direction": "BACKWARD", "step": 0, "position": {"conversation_id": TEA}}
+        database["messages"].create_index([("user_id", 1), ("_id", 1)], name="user_oldest")
+        running = {"name": NAME, "direction": "BACKWARD", "step": 1, "position": None}
         database["installation"].insert_one({"_id": "schema", "applied": [], "running": running})
 
         async with AsyncMongoClient[Raw](url, tz_aware=True) as client:
             await ensure_schema(client.get_default_database(), migrates=True)
             assert (await Schema.of(client.get_default_database())).is_current
 
+        assert "user_oldest" not in indexes(database, "messages")
         ada, bob = entries(database)
         assert ada == {"last_read_seq": 1, "sent": 3, "sent_before_mark": 1}
         assert bob == {"last_read_seq": 0, "sent": 3, "sent_before_mark": 0}
