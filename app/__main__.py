@@ -1,6 +1,7 @@
 """`python -m app`: serve the API. Options override the settings of the same name."""
 
 import argparse
+import asyncio
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from app.core.config import Settings
+from app.core.logging_config import configure_logging
 from app.db.embedded import EmbeddedServerError, embedded_server
 
 
@@ -33,6 +35,8 @@ def main() -> None:
         threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
         if settings.is_embedded:
             _start_database(settings, stack)
+        if settings.workers > 1:
+            _prepare_database(settings)
         _serve(settings)
 
 
@@ -42,6 +46,14 @@ def _start_database(settings: Settings, stack: ExitStack) -> None:
         stack.enter_context(embedded_server(settings.data_dir, settings.mongod_path))
     except EmbeddedServerError as error:
         sys.exit(str(error))
+
+
+def _prepare_database(settings: Settings) -> None:
+    """Migrate before there are workers, or end with the sentence that says why that can't be."""
+    configure_logging("DEBUG" if settings.debug else settings.log_level)
+    startup = import_module("app.db.startup")  # which the thread is loading
+    if reason := asyncio.run(startup.prepare_database(settings)):
+        sys.exit(reason)
 
 
 def _serve(settings: Settings) -> None:

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import PyMongoError
 
 from app.core.config import Settings
 from app.db.embedded import embedded_server
-from app.db.migrator import AtStart
+from app.db.migrator import AtStart, SchemaError, ensure_schema
 from app.db.mongo import connected, patient
 
 
@@ -29,6 +30,20 @@ async def open_as_it_is(settings: Settings) -> AsyncIterator[AsyncDatabase[dict[
     """The same database, whatever its schema: for what changes that."""
     async with _server(settings) as url, patient(url) as database:
         yield database
+
+
+async def prepare_database(settings: Settings) -> str | None:
+    """Bring its schema up to date before there are workers, or give the reason why that can't be.
+
+    Workers would find out too, each by itself. That it does not answer, they say.
+    """
+    with suppress(PyMongoError):
+        async with open_as_it_is(settings) as database:
+            try:
+                await ensure_schema(database, migrates=settings.migrate_on_start)
+            except SchemaError as error:
+                return str(error)
+    return None
 
 
 @asynccontextmanager

@@ -1,7 +1,10 @@
 """A database of the version before is brought up to date, used, and brought back."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,8 +18,9 @@ from app.db.lease import Lease, LeaseLostError
 from app.db.migrator import Schema, SchemaError, ensure_schema, migrate
 from app.models.user import User
 from tests import old_database
-from tests.conftest import Serve
+from tests.conftest import SECRET, Serve
 from tests.factories import SignedInUser, StoredUser, sign_in
+from tests.measuring import process_environment
 from tests.old_database import ADA, BOB, EMPTY, LONG, TEA
 
 Raw = dict[str, Any]
@@ -220,6 +224,26 @@ class TestStart:
 
         assert database["installation"].find_one() == {"_id": "schema", **marks}
         assert '"event":"start_refused"' in capsys.readouterr().err
+
+    def test_of_several_workers_is_refused_before_there_are_any(
+        self, url: str, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        database["installation"].insert_one({"_id": "schema", "applied": [{"name": "0002_pour_milk"}]})
+        variables = {"DATABASE_URL": url, "DATA_DIR": str(tmp_path), "SECRET_KEY": SECRET, "WORKERS": "2", "PORT": "0"}
+
+        ended = subprocess.run(
+            [sys.executable, "-m", "app"],
+            cwd=Path(__file__).parents[2],
+            env=process_environment("python -m app", times=1) | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith("The database is newer than this version of Octopus")
+        assert len(ended.stderr.splitlines()) == 1
 
     async def test_goes_forward_when_the_way_back_was_cut_off(self, url: str, database: Database[Raw]) -> None:
         """Some participants are back, and some not, and the version before has made its indexes."""
