@@ -18,6 +18,10 @@ from app.db.migrations.steps import Position, at_once, in_batches
 BATCH = 1000
 _BLOCK: Final = 4096
 _CONVERSATIONS: Final = 100
+_FIELDS: Final = (
+    *("conversation_id", "seq", "user_id", "deleted_at"),
+    *("version", "block", "nth", "attachment_ids", "tokens"),
+)
 Raw = dict[str, Any]
 
 
@@ -147,40 +151,31 @@ class _Walk:
 
     async def writes(self) -> AsyncIterator[UpdateOne]:
         """Of every message what it lacks."""
-        where: Raw = {} if self._conversation_id is None else {"_id": {"$gte": self._conversation_id}}
-        fields = {"version": 1, "last_seq": 1, "participants": 1}
-        conversations = Conversation.get_pymongo_collection()
-        while rows := await conversations.find(where, fields).sort("_id", 1).limit(_CONVERSATIONS).to_list():
-            for conversation in rows:
-                if conversation["_id"] != self._conversation_id:
-                    self._conversation_id, self._seq, self._sent = conversation["_id"], 0, {}
-                async for write in self._writes_of(conversation):
-                    yield write
+        where: Raw = {}
+        if self._conversation_id is not None:
+            async for write in self._writes_of(await _conversations({"_id": self._conversation_id}), after=self._seq):
+                yield write
+            where = {"_id": {"$gt": self._conversation_id}}
+        while rows := await _conversations(where):
+            async for write in self._writes_of(rows):
+                yield write
             where = {"_id": {"$gt": rows[-1]["_id"]}}
 
-    async def _writes_of(self, conversation: Raw) -> AsyncIterator[UpdateOne]:
-        entries = {entry["user_id"]: entry for entry in conversation["participants"]}
-        # As if all else had happened before the first message: so no version of an event that is stored is met.
-        others = conversation["version"] - conversation["last_seq"]
-        behind = {"conversation_id": conversation["_id"], "seq": {"$gt": self._seq}}
-        fields = dict.fromkeys(
-            ("seq", "user_id", "deleted_at", "version", "block", "nth", "attachment_ids", "tokens"), 1
-        )
-        async for message in Message.get_pymongo_collection().find(behind, fields).sort("seq", 1):
-            seq = self._seq = int(message["seq"])
-            nth = self._nth(message, entries.get(message["user_id"]))
-            found = {
-                "version": seq + others,
-                "block": seq // _BLOCK,
-                "nth": nth,
-                "attachment_ids": [],
-                "tokens": None,
-            }
-            changes = {name: value for name, value in found.items() if name not in message}
-            if nth is not None:
-                changes["nth"] = nth
-            if message["deleted_at"] is not None:  # also by the version before, which did not know of them
-                changes["attachment_ids"] = []
+    async def _writes_of(self, rows: Sequence[Raw], *, after: int = 0) -> AsyncIterator[UpdateOne]:
+        conversations = {row["_id"]: row for row in rows}
+        where = {"conversation_id": {"$in": list(conversations)}, "seq": {"$gt": after}}
+        found = Message.get_pymongo_collection().find(where, dict.fromkeys(_FIELDS, 1))
+        entries: dict[Any, Raw] = {}
+        async for message in found.sort({"conversation_id": 1, "seq": 1}).batch_size(BATCH):
+            conversation = conversations[message["conversation_id"]]
+            if conversation["_id"] != self._conversation_id:
+                self._conversation_id, self._sent = conversation["_id"], {}
+                entries = {}
+            entries = entries or {entry["user_id"]: entry for entry in conversation["participants"]}
+            self._seq = message["seq"]
+            # As if all else had happened before the first message: so no version of an event that is stored is met.
+            version = self._seq + conversation["version"] - conversation["last_seq"]
+            changes = _changes(message, version, self._nth(message, entries.get(message["user_id"])))
             if any(name not in message or message[name] != value for name, value in changes.items()):
                 yield UpdateOne({"_id": message["_id"]}, {"$set": changes})
 
@@ -191,6 +186,22 @@ class _Walk:
         nth = 1 + self._sent.get(message["user_id"], int(entry.get("sent_before_mark", 0)))
         self._sent[message["user_id"]] = nth
         return nth
+
+
+def _changes(message: Raw, version: int, nth: int | None) -> Raw:
+    block = message["seq"] // _BLOCK
+    found = {"version": version, "block": block, "nth": nth, "attachment_ids": [], "tokens": None}
+    changes = {name: value for name, value in found.items() if name not in message}
+    if nth is not None:
+        changes["nth"] = nth
+    if message["deleted_at"] is not None:  # also by the version before, which did not know of them
+        changes["attachment_ids"] = []
+    return changes
+
+
+async def _conversations(where: Raw) -> list[Raw]:
+    found = Conversation.get_pymongo_collection().find(where, {"version": 1, "last_seq": 1, "participants": 1})
+    return await found.sort("_id", 1).limit(_CONVERSATIONS).to_list()
 
 
 async def _change_entries(position: Position | None, *, where: Raw, entry: Raw) -> AsyncIterator[Position]:
