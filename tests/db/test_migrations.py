@@ -142,6 +142,15 @@ class TestUpgrade:
         # Two marks were moved behind the eighth.
         assert (ninth["version"], ninth["nth"], ninth["block"], ninth["attachment_ids"]) == (17, 5, 0, [])
         assert [row for row in database["messages"].find().sort("_id", 1) if row["_id"] != ninth["_id"]] == rows
+        await self.change_nothing_without_a_mark(url, database)
+
+    async def change_nothing_without_a_mark(self, url: str, database: Database[Raw]) -> None:
+        """There were versions that wrote the new form and knew no migrations yet."""
+        database["installation"].delete_one({"_id": "schema"})
+        before = [list(database[name].find().sort("_id", 1)) for name in ("conversations", "messages")]
+        async with AsyncMongoClient[Raw](url, tz_aware=True) as client:
+            assert await migrate(client.get_default_database(), 1) == [NAME]
+        assert [list(database[name].find().sort("_id", 1)) for name in ("conversations", "messages")] == before
 
     async def find_everything(self, ada: Person, bob: Person) -> None:
         assert await ada.unread() == {"Tea": 4, "Counting": 2050, None: 0}
