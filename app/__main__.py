@@ -1,6 +1,7 @@
 """`python -m app`: serve the API. Options override the settings of the same name."""
 
 import argparse
+import asyncio
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from app.core.config import Settings
+from app.core.logging_config import configure_logging
 from app.db.embedded import EmbeddedServerError, embedded_server
 
 
@@ -30,11 +32,13 @@ def main() -> None:
     if options.welcome:
         threading.Thread(target=_welcome, args=(settings,), daemon=True).start()
     with ExitStack() as stack:
-        if settings.workers == 1:
-            # Half of the start is loading the application, half waiting for the database: at the same time.
-            threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
+        # Half of the start is loading what is needed, half waiting for the database: at the same time.
+        needed = "app.main" if settings.workers == 1 else "app.db.startup"
+        threading.Thread(target=import_module, args=(needed,), daemon=True).start()
         if settings.is_embedded:
             _start_database(settings, stack)
+        if settings.workers > 1:
+            _prepare_database(settings)
         _serve(settings, reload=options.reload)
 
 
@@ -44,6 +48,14 @@ def _start_database(settings: Settings, stack: ExitStack) -> None:
         stack.enter_context(embedded_server(settings.data_dir, settings.mongod_path))
     except EmbeddedServerError as error:
         sys.exit(str(error))
+
+
+def _prepare_database(settings: Settings) -> None:
+    """Migrate before there are workers, or end with the sentence that says why that can't be."""
+    configure_logging("DEBUG" if settings.debug else settings.log_level)
+    startup = import_module("app.db.startup")  # which the thread is loading
+    if reason := asyncio.run(startup.prepare_database(settings)):
+        sys.exit(reason)
 
 
 def _serve(settings: Settings, *, reload: bool) -> None:

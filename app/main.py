@@ -31,6 +31,7 @@ from app.core.rate_limit import MemoryRateLimiter, RateLimiter
 from app.core.shared_rate_limit import SharedRateLimiter
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
+from app.db.migrator import SchemaError
 from app.db.startup import open_database
 from app.services import event_hub, external_api, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
@@ -120,7 +121,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     use_settings(settings)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_database(settings))
+        await _open_database(settings, stack)
         await stack.enter_async_context(external_api.opened())
         await stack.enter_async_context(open_storage(settings))
         await _connect_rate_limiter(app.state.rate_limiter, stack)
@@ -145,6 +146,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         _log.info("started", version=VERSION, environment=settings.environment)
         yield
     _log.info("stopped")
+
+
+async def _open_database(settings: Settings, stack: AsyncExitStack) -> None:
+    try:
+        await stack.enter_async_context(open_database(settings))
+    except SchemaError as error:
+        _log.critical("start_refused", reason=str(error))
+        raise
 
 
 async def _connect_rate_limiter(limiter: RateLimiter, stack: AsyncExitStack) -> None:

@@ -14,19 +14,23 @@ from app.core.config import Settings, use_settings
 from app.core.exceptions import AppError
 from app.core.logging_config import configure_logging
 from app.db.embedded import EmbeddedServerError
+from app.db.migrator import SchemaError
 from app.db.startup import open_database
 
 
-def run(work: Coroutine[None, None, None]) -> None:
-    """Run the work on the connected database. What the operator can mend is one sentence, not a trace."""
+def run(work: Coroutine[None, None, None], *, is_connected: bool = True) -> None:
+    """Run the work, on the connected database unless it connects itself.
+
+    What the operator can mend is one sentence, not a trace.
+    """
     try:
         settings = Settings()
         use_settings(settings)
         configure_logging("WARNING")
-        asyncio.run(_connected(settings, work))
+        asyncio.run(_connected(settings, work) if is_connected else work)
     except ValidationError as error:
         sys.exit("\n".join(issue["msg"] for issue in error.errors()))
-    except (AppError, EmbeddedServerError) as error:
+    except (AppError, EmbeddedServerError, SchemaError) as error:
         sys.exit(str(error))
     except PyMongoError as error:
         sys.exit(f"The database does not answer: {error}")

@@ -152,13 +152,17 @@ def logs_of_this_test() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+# What a database says of its schema and its indexes, in `installation`.
+MARKS = ["indexes", "schema"]
+
+
 @pytest.fixture
 def database_url(mongodb: MongoClient[dict[str, Any]]) -> str:
     """The URL of a database without documents. The indexes of the last test stay, so that tests are fast."""
     name = f"test_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
     database = mongodb[name]
     for collection in _filled(database):
-        database[collection].delete_many({"_id": {"$ne": "indexes"}})
+        database[collection].delete_many({"_id": {"$nin": MARKS}})
     host, port = mongodb.address or ("127.0.0.1", 27017)
     replica_set = mongodb.options.replica_set_name
     return f"mongodb://{host}:{port}/{name}?replicaSet={replica_set}"
@@ -168,7 +172,7 @@ def _filled(database: Database[dict[str, Any]]) -> list[str]:
     """Which collections hold documents, in one question: a test fills few of them."""
     names = database.list_collection_names()
     one_of_each: list[list[dict[str, Any]]] = [
-        [{"$match": {"_id": {"$ne": "indexes"}}}, {"$limit": 1}, {"$project": {"_id": 0, "name": {"$literal": name}}}]
+        [{"$match": {"_id": {"$nin": MARKS}}}, {"$limit": 1}, {"$project": {"_id": 0, "name": {"$literal": name}}}]
         for name in names
     ]
     if not names:

@@ -16,6 +16,7 @@ from app.core.assistant_settings import AssistantSettings
 from app.core.development_secret import development_secret
 from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
+from app.core.migration_settings import MigrationSettings
 from app.core.production import faults_in_production
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
@@ -32,7 +33,7 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class Settings(AssistantSettings, BaseSettings):
+class Settings(AssistantSettings, MigrationSettings, BaseSettings):
     """Every setting, with its default. The variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(

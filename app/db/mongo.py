@@ -19,6 +19,7 @@ from app.core import background
 from app.core.context import current_context
 from app.core.exceptions import DatabaseUnavailableError
 from app.core.tasks import is_cancelled
+from app.db.migrator import AtStart, Schema, ensure_schema
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
 Raw = dict[str, Any]
@@ -57,10 +58,10 @@ _waiting: ContextVar[list[Callable[[], None]] | None] = ContextVar("waiting_for_
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
-    """Connect, bind the documents and see to the indexes; disconnect at the end.
+async def connected(url: str, at_start: AtStart = AtStart.MIGRATE) -> AsyncIterator[AsyncDatabase[Raw]]:
+    """Connect, bind the documents and see to the schema and the indexes; disconnect at the end.
 
-    The database is the one that the URL names, else `octopus`.
+    The database is the one that the URL names, else `octopus`. `SchemaError` when its schema can't be used.
     """
     global _database, _retries  # noqa: PLW0603 - Beanie binds documents to one database a process
     client: AsyncMongoClient[Raw] = AsyncMongoClient(url, **_CLIENT_OPTIONS)
@@ -70,14 +71,21 @@ async def connected(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
         # session is bound, and the server refuses that. Its own default is the majority, journaled.
         _database = client.get_default_database("octopus", write_concern=WriteConcern())
         await init_beanie(_database, document_models=DOCUMENT_MODELS, skip_indexes=True)
-        if not await has_indexes(_database):
-            # Building them may take longer than a request may wait.
-            async with AsyncMongoClient[Raw](url, tz_aware=True) as patient:
-                await ensure_indexes(patient.get_default_database("octopus"))
+        if not (await Schema.of(_database)).is_current or not await has_indexes(_database):
+            async with patient(url) as database:
+                await ensure_schema(database, migrates=at_start is AtStart.MIGRATE)
+                await ensure_indexes(database)
         yield _database
     finally:
         _database = None
         await client.close()
+
+
+@asynccontextmanager
+async def patient(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
+    """The same database for what may take longer than a request may wait: building indexes, migrating."""
+    async with AsyncMongoClient[Raw](url, tz_aware=True, appname="octopus") as client:
+        yield client.get_default_database("octopus")
 
 
 def get_database() -> AsyncDatabase[Raw]:
