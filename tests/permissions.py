@@ -140,6 +140,8 @@ PATCH  admin/users/{user_id}                                  admin     ? xxxxxx
 PATCH  admin/users/{user_id}                                  superuser ? xxxxxx+ xxxx
 GET    admin/jobs                                             -         ? xxxxx++ xxx+
 POST   admin/jobs/{name}/run                                  -         ? xxxxx++ xxx+
+GET    admin/stats                                            -         ? xxxxx++ xxx+
+GET    admin/system                                           -         ? xxxxx++ xxx+
 GET    admin/audit-events                                     -         ? xxxxx++ xxx+
 GET    admin/audit-events/export                              -         ? xxxxx++ xxx+
 GET    admin/audit-events/verify                              -         ? xxxxx++ xxx+

@@ -119,6 +119,7 @@ SHOWN = {
     "MessageLogRead": {"tokens"},
     "MessageRead": {"tokens"},
     "UserExport": {"api_keys"},
+    **dict.fromkeys(("PresentNumbers", "StatisticsDay", "StatisticsNumbers"), {"keys"}),
 }
 COLLECTIONS = {
     "users",
@@ -136,6 +137,7 @@ COLLECTIONS |= {"message_logs"}
 COLLECTIONS |= {"conversation_events"}
 COLLECTIONS |= {"credit_holds"}
 COLLECTIONS |= {"uploads"}
+COLLECTIONS |= {"daily_statistics", "outbox"}
 EVENT = {
     "actor": {"kind": "user", "id": ObjectId(), "name": None},
     "action": "item:created",
@@ -357,6 +359,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_message_logs(client, service.headers, ada)
     await _use_archive(client, admin.headers, service.headers)
     await _use_audit_trail(client, admin.headers, str(ada.id))
+    await _look_after_the_system(client, admin.headers)
     for user in (await sign_in(bob), admin):
         body = {"current_password": PASSWORD}
         assert (await client.request("DELETE", "/api/v1/users/me", headers=user.headers, json=body)).status_code == 204
@@ -593,3 +596,8 @@ async def _use_audit_trail(client: AsyncClient, admin: dict[str, str], ada_id: s
     assert (await client.get(f"{base}/verify", headers=admin)).json()["valid"] is True
     for path in ("audit-logs", "audit-logs?action=api_key:created", f"{ada_id}/audit-logs"):
         assert (await client.get(f"/api/v1/api-keys/{path}", headers=admin)).status_code == 200
+
+
+async def _look_after_the_system(client: AsyncClient, admin: dict[str, str]) -> None:
+    for path in ("stats", "stats?days=365", "system"):
+        assert (await client.get(f"/api/v1/admin/{path}", headers=admin)).status_code == 200

@@ -10,6 +10,7 @@ from app.services import (
     key_expiry_service,
     message_log_service,
     purge_service,
+    statistics_service,
     upload_orphan_service,
     upload_removal_service,
 )
@@ -78,5 +79,12 @@ JOBS: Final = (
         "every day",
         IntervalTrigger(days=1),
         upload_orphan_service.find_orphans,
+    ),
+    JobType(
+        "refresh_statistics",
+        "Count what happened today, and on days of which that is not final yet.",
+        "every 5 minutes",
+        IntervalTrigger(minutes=5),
+        statistics_service.refresh,
     ),
 )
