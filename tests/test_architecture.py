@@ -119,7 +119,9 @@ SHOWN = {
     "MessageLogRead": {"tokens"},
     "MessageRead": {"tokens"},
     "UserExport": {"api_keys"},
-    **dict.fromkeys(("PresentNumbers", "StatisticsDay", "StatisticsNumbers"), {"keys"}),
+    "PresentNumbers": {"keys"},
+    "StatisticsDay": {"keys"},
+    "StatisticsNumbers": {"keys"},
 }
 COLLECTIONS = {
     "users",

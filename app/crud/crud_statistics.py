@@ -94,7 +94,7 @@ async def _made(day: date) -> dict[str, int]:
         {"$group": {"_id": "$action", "count": {"$sum": 1}}},
     ]
     counts = dict.fromkeys(_MADE.values(), 0)
-    for row in await _rows("audit_events", by_action):
+    async for row in await get_database()["audit_events"].aggregate(by_action):
         counts[_MADE[AuditAction(row["_id"])]] += row["count"]
     return counts
 
@@ -131,12 +131,8 @@ async def _failures(day: date) -> int:
 
 
 async def _number(collection: str, pipeline: list[Raw]) -> int:
-    rows = await _rows(collection, pipeline)
+    rows = await (await get_database()[collection].aggregate(pipeline)).to_list()
     return int(rows[0]["number"]) if rows else 0
-
-
-async def _rows(collection: str, pipeline: list[Raw]) -> list[Raw]:
-    return await (await get_database()[collection].aggregate(pipeline)).to_list()
 
 
 def _range(day: date) -> Filter:

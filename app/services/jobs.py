@@ -11,6 +11,7 @@ from app.services import (
     message_log_service,
     purge_service,
     statistics_service,
+    system_check_service,
     upload_orphan_service,
     upload_removal_service,
 )
@@ -87,4 +88,12 @@ JOBS: Final = (
         IntervalTrigger(minutes=5),
         statistics_service.refresh,
     ),
+    JobType(
+        system_check_service.JOB,
+        "Look for parts of the system that are away or nearly full, and for what waits too long, and warn of them.",
+        "every 5 minutes",
+        IntervalTrigger(minutes=5),
+        lambda: system_check_service.check(JOB_NAMES),
+    ),
 )
+JOB_NAMES: Final[frozenset[str]] = frozenset(kind.name for kind in JOBS)

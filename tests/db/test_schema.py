@@ -95,7 +95,6 @@ class TestEnsureIndexes:
                 },
             ),
             ("credit_holds", {"user_id, _id", "expires_at"}),
-            ("daily_statistics", set()),
             ("one_time_tokens", {"user_id, purpose, created_at-", "created_at expireAfterSeconds"}),
             (
                 "api_keys",

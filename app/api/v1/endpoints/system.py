@@ -4,7 +4,9 @@ from fastapi import APIRouter, Depends
 
 from app.api.deps import Administrator, QueryOf
 from app.schemas.statistics import StatisticsQuery, StatisticsRead
-from app.services import statistics_service
+from app.schemas.system import SystemRead
+from app.services import statistics_service, system_service
+from app.services.jobs import JOB_NAMES
 
 router = APIRouter(prefix="/api/v1/admin", tags=["system"])
 
@@ -19,3 +21,12 @@ async def get_statistics(
     that is deleted afterwards changes it.
     """
     return await statistics_service.latest(query.days)
+
+
+@router.get("/system")
+async def get_system(_: Administrator) -> SystemRead:
+    """How every part of the system is, asked at this moment: what is away says so, within two seconds.
+
+    Of processes only the one that answers is looked at. No address, name or secret of another system is shown.
+    """
+    return await system_service.inspect(JOB_NAMES)
