@@ -232,8 +232,8 @@ DELETE items/{item_id}                                        user      ? x0000+
 # Uploads
 GET    uploads                                                -         ? +++++++ ++x+
 POST   uploads                                                -         ? x++++++ +x++
-GET    uploads/{upload_id}                                    own       ? +++++++ +...
-GET    uploads/{upload_id}                                    user      ? 00000++ 0+x+
+GET    uploads/{upload_id}                                    own       0 +++++++ +...
+GET    uploads/{upload_id}                                    user      0 00000++ 0+x+
 DELETE uploads/{upload_id}                                    own       ? x++++++ +...
 DELETE uploads/{upload_id}                                    user      ? x0000++ 0x++
 # The bytes of them, and links to these
