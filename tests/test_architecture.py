@@ -289,7 +289,7 @@ def _looked_at_else(plan: dict[str, Any]) -> int:
 
 async def _crowd(database: Database[dict[str, Any]]) -> None:
     """Many strangers, so that a search without an index has much to look at."""
-    # It counts what is of today, as all of these are; tests/api/test_statistics.py sees what it looks at.
+    # This job counts what is of today, as all of these are; tests/api/test_statistics.py sees what it looks at.
     await Job(id="refresh_statistics", due_at=utc_now() + timedelta(days=400)).save()
     ada = await make_signed_in()
     conversation = await make_conversation(ada)

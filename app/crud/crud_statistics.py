@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 import pymongo
 from bson import ObjectId
 from pymongo import UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.read_concern import ReadConcern
 
 from app.crud import crud_usage
 from app.crud.base import ASCENDING, Filter
@@ -94,7 +96,7 @@ async def _made(day: date) -> dict[str, int]:
         {"$group": {"_id": "$action", "count": {"$sum": 1}}},
     ]
     counts = dict.fromkeys(_MADE.values(), 0)
-    async for row in await get_database()["audit_events"].aggregate(by_action):
+    async for row in await _lasting("audit_events").aggregate(by_action):
         counts[_MADE[AuditAction(row["_id"])]] += row["count"]
     return counts
 
@@ -131,8 +133,13 @@ async def _failures(day: date) -> int:
 
 
 async def _number(collection: str, pipeline: list[Raw]) -> int:
-    rows = await (await get_database()[collection].aggregate(pipeline)).to_list()
+    rows = await (await _lasting(collection).aggregate(pipeline)).to_list()
     return int(rows[0]["number"]) if rows else 0
+
+
+def _lasting(collection: str) -> AsyncCollection[Raw]:
+    """As the majority of the servers has it: what is lost with one that fails must not stay counted."""
+    return get_database().get_collection(collection, read_concern=ReadConcern("majority"))
 
 
 def _range(day: date) -> Filter:
