@@ -140,6 +140,8 @@ PATCH  admin/users/{user_id}                                  admin     ? xxxxxx
 PATCH  admin/users/{user_id}                                  superuser ? xxxxxx+ xxxx
 GET    admin/jobs                                             -         ? xxxxx++ xxx+
 POST   admin/jobs/{name}/run                                  -         ? xxxxx++ xxx+
+GET    admin/stats                                            -         ? xxxxx++ xxx+
+GET    admin/system                                           -         ? xxxxx++ xxx+
 GET    admin/audit-events                                     -         ? xxxxx++ xxx+
 GET    admin/audit-events/export                              -         ? xxxxx++ xxx+
 GET    admin/audit-events/verify                              -         ? xxxxx++ xxx+
@@ -230,8 +232,8 @@ DELETE items/{item_id}                                        user      ? x0000+
 # Uploads
 GET    uploads                                                -         ? +++++++ ++x+
 POST   uploads                                                -         ? x++++++ +x++
-GET    uploads/{upload_id}                                    own       ? +++++++ +...
-GET    uploads/{upload_id}                                    user      ? 00000++ 0+x+
+GET    uploads/{upload_id}                                    own       0 +++++++ +...
+GET    uploads/{upload_id}                                    user      0 00000++ 0+x+
 DELETE uploads/{upload_id}                                    own       ? x++++++ +...
 DELETE uploads/{upload_id}                                    user      ? x0000++ 0x++
 # The bytes of them, and links to these

@@ -24,6 +24,7 @@ from app.models.conversation_event import ConversationEvent
 from app.models.credit_hold import CreditHold
 from app.models.deleted_user import DeletedUser
 from app.models.enums import ConversationEventType
+from app.models.job import Job
 from app.models.usage_counter import UsageCounter, UsageTotal
 from app.models.user import User
 from app.services import (
@@ -79,6 +80,7 @@ PUBLIC = {
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/username/{username}"),
     ("GET", "/.well-known/jwks.json"),
+    ("GET", "/api/v1/uploads/{upload_id}"),
     # For public uploads, and for who has a signed link.
     ("GET", "/api/v1/uploads/{upload_id}/content"),
     ("GET", "/api/v1/uploads/{upload_id}/thumbnail"),
@@ -120,6 +122,9 @@ SHOWN = {
     "MessageLogRead": {"tokens"},
     "MessageRead": {"tokens"},
     "UserExport": {"api_keys"},
+    "PresentNumbers": {"keys"},
+    "StatisticsDay": {"keys"},
+    "StatisticsNumbers": {"keys"},
 }
 COLLECTIONS = {
     "users",
@@ -137,6 +142,7 @@ COLLECTIONS |= {"message_logs"}
 COLLECTIONS |= {"conversation_events"}
 COLLECTIONS |= {"credit_holds"}
 COLLECTIONS |= {"uploads"}
+COLLECTIONS |= {"daily_statistics", "outbox"}
 EVENT = {
     "actor": {"kind": "user", "id": ObjectId(), "name": None},
     "action": "item:created",
@@ -291,6 +297,8 @@ def _looked_at_else(plan: dict[str, Any]) -> int:
 
 async def _crowd(database: Database[dict[str, Any]]) -> None:
     """Many strangers, so that a search without an index has much to look at."""
+    # This job counts what is of today, as all of these are; tests/api/test_statistics.py sees what it looks at.
+    await Job(id="refresh_statistics", due_at=utc_now() + timedelta(days=400)).save()
     ada = await make_signed_in()
     conversation = await make_conversation(ada)
     key = await make_api_key("read", owner=ada)
@@ -365,6 +373,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_message_logs(client, service.headers, ada)
     await _use_archive(client, admin.headers, service.headers)
     await _use_audit_trail(client, admin.headers, str(ada.id))
+    await _look_after_the_system(client, admin.headers)
     for user in (await sign_in(bob), admin):
         body = {"current_password": PASSWORD}
         assert (await client.request("DELETE", "/api/v1/users/me", headers=user.headers, json=body)).status_code == 204
@@ -601,3 +610,8 @@ async def _use_audit_trail(client: AsyncClient, admin: dict[str, str], ada_id: s
     assert (await client.get(f"{base}/verify", headers=admin)).json()["valid"] is True
     for path in ("audit-logs", "audit-logs?action=api_key:created", f"{ada_id}/audit-logs"):
         assert (await client.get(f"/api/v1/api-keys/{path}", headers=admin)).status_code == 200
+
+
+async def _look_after_the_system(client: AsyncClient, admin: dict[str, str]) -> None:
+    for path in ("stats", "stats?days=365", "system"):
+        assert (await client.get(f"/api/v1/admin/{path}", headers=admin)).status_code == 200

@@ -4,8 +4,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Literal
 
+CircuitState = Literal["closed", "open", "half_open"]
 FAILURES_TO_OPEN: Final = 5
 OPEN_SECONDS: Final = 15.0
 
@@ -26,6 +27,14 @@ class CircuitBreaker:
         self._failures = 0
         self._opened_at: float | None = None
         self._probe: Attempt | None = None
+
+    @property
+    def state(self) -> CircuitState:
+        """`half_open` when the next attempt, or the one that is under way, decides."""
+        if self._opened_at is None:
+            return "closed"
+        is_over = self._opened_at + OPEN_SECONDS <= self._clock()
+        return "half_open" if is_over else "open"
 
     @contextmanager
     def attempt(self) -> Iterator["Attempt"]:

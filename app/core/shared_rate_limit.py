@@ -194,6 +194,15 @@ def _client(url: str) -> "Redis":
     return client
 
 
+async def ping(url: str) -> None:
+    """Ask a store for a sign of life, by a connection of its own."""
+    client = _client(url)
+    try:
+        await client.ping()
+    finally:
+        await client.aclose()
+
+
 def _narrowest(charges: Sequence[Charge], counts: Iterator[int], now: int) -> Budget:
     """The narrowest budget of those that a request has spent."""
     spent = zip(charges, islice(counts, len(charges)), strict=True)

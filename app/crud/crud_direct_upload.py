@@ -51,7 +51,8 @@ async def refuse(upload_id: ObjectId, status: UploadStatus, *, reason: str) -> t
     )
     if before is None:
         return None
-    note = DeletedUpload(stem=before["stem"])  # by an id of its own: that of the upload is for when it is deleted
+    # By an id of its own: that of the upload is for when it is deleted.
+    note = DeletedUpload(stem=before["stem"], link_ends_at=before.get("link_ends_at"))
     await note.insert()
     return before, note.id
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from bson import ObjectId
 
 from app.core.clock import utc_now
+from app.crud import crud_upload
 from app.db.mongo import Raw, find_batch, get_database
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.message import Message
@@ -63,10 +64,13 @@ async def remove(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:
 async def remove_uploads(place: Place, named: ObjectId, ids: Sequence[ObjectId]) -> int:
     """The same with notes that their bytes are to follow. What they count for goes with the user's totals."""
     rows = await find_batch(
-        place.collection, {"_id": {"$in": ids}, place.field: named}, fields={"stem": 1}, limit=len(ids)
+        place.collection,
+        {"_id": {"$in": ids}, place.field: named},
+        fields={"stem": 1, "link_ends_at": 1},
+        limit=len(ids),
     )
     if rows:
-        await DeletedUpload.insert_many([DeletedUpload(id=row["_id"], stem=row["stem"]) for row in rows])
+        await DeletedUpload.insert_many([crud_upload.note_of(row) for row in rows])
     return await remove(place, named, [row["_id"] for row in rows])
 
 

@@ -1,8 +1,8 @@
 """How uploads are found and changed. `owner_id` limits to those of one user, `seen_by` to what one user may see."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 from bson import ObjectId
 
@@ -11,6 +11,9 @@ from app.crud.base import ASCENDING, Filter, Listing, Page
 from app.db.mongo import Raw, find_batch
 from app.models.enums import UploadStatus, Visibility
 from app.models.upload import DeletedUpload, Upload
+
+# A link is looked at when its PUT begins: what began at its last moment is there by then.
+_PUT_WITHIN: Final = timedelta(hours=1)
 
 
 async def find(upload_id: ObjectId, *, seen_by: ObjectId | None) -> Upload | None:
@@ -158,7 +161,7 @@ async def by_stem(*, after: str, until: str | None, limit: int) -> list[Raw]:
 
 async def notes(*, after: ObjectId | None, limit: int) -> list[Raw]:
     """Uploads that are gone and whose bytes are not, as far as is known."""
-    where: Filter = {} if after is None else {"_id": {"$gt": after}}
+    where: Filter = {"due_at": {"$not": {"$gt": utc_now()}}} | ({} if after is None else {"_id": {"$gt": after}})
     return await find_batch("deleted_uploads", where, sort={"_id": ASCENDING}, limit=limit)
 
 
@@ -169,15 +172,24 @@ async def note(upload_id: ObjectId, stem: str) -> None:
     )
 
 
-async def remove_note(upload_id: ObjectId) -> None:
-    """All bytes of the deleted upload are gone."""
-    await DeletedUpload.get_pymongo_collection().delete_one({"_id": upload_id})
+def note_of(removed: Raw) -> DeletedUpload:
+    """For whoever takes an upload away."""
+    return DeletedUpload(id=removed["_id"], stem=removed["stem"], link_ends_at=removed.get("link_ends_at"))
+
+
+async def settle_note(note_id: ObjectId) -> None:
+    """All bytes of the deleted upload are gone. The note goes too, unless somebody might still put others there."""
+    notes = DeletedUpload.get_pymongo_collection()
+    over = {"$not": {"$gt": utc_now() - _PUT_WITHIN}}
+    if (await notes.delete_one({"_id": note_id, "link_ends_at": over})).deleted_count == 0:
+        wait = int(_PUT_WITHIN.total_seconds() * 1000)
+        await notes.update_one({"_id": note_id}, [{"$set": {"due_at": {"$add": ["$link_ends_at", wait]}}}])
 
 
 async def _removed(where: Filter) -> Raw | None:
     removed: Raw | None = await Upload.get_pymongo_collection().find_one_and_delete(where)
     if removed is not None:
-        await DeletedUpload(id=removed["_id"], stem=removed["stem"]).insert()
+        await note_of(removed).insert()
     return removed
 
 

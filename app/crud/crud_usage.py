@@ -137,11 +137,15 @@ def day_of(at: datetime) -> str:
     return f"{at:%Y-%m-%d}"
 
 
+def expiry_of(day: str) -> datetime:
+    """Until when counters of the day are kept: the same for all of them, and an index finds them by it."""
+    return datetime.fromisoformat(day).replace(tzinfo=UTC) + _KEPT
+
+
 def _first_of(day: str, at: datetime) -> Raw:
     """The counter of a day on which nothing has been used yet, kept from its midnight on."""
-    midnight = datetime.fromisoformat(day).replace(tzinfo=UTC)
     counts = {"messages": 0, "tokens": 0, "bytes": 0}
-    return {"_id": ObjectId(), **counts, "created_at": at, "expires_at": midnight + _KEPT}
+    return {"_id": ObjectId(), **counts, "created_at": at, "expires_at": expiry_of(day)}
 
 
 async def _make_once(collection: AsyncCollection[dict[str, Any]], where: Filter, first: Raw, name: object) -> None:

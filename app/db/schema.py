@@ -18,6 +18,7 @@ from app.models.audit_event import AuditEvent
 from app.models.conversation import Conversation, DeletedConversation
 from app.models.conversation_event import ConversationEvent
 from app.models.credit_hold import CreditHold
+from app.models.daily_statistics import DailyStatistics
 from app.models.deleted_user import DeletedUser
 from app.models.idempotency_record import IdempotencyRecord
 from app.models.installation import Installation
@@ -43,6 +44,7 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     Conversation,
     ConversationEvent,
     CreditHold,
+    DailyStatistics,
     DeletedConversation,
     DeletedUpload,
     DeletedUser,

@@ -1,7 +1,8 @@
 from datetime import datetime
+from typing import Annotated
 
 from beanie import PydanticObjectId
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from app.models.enums import UploadStatus, Visibility
 from app.schemas.base import RequestBody, ResourceId, ResourceRead
@@ -26,5 +27,5 @@ class UploadRead(ResourceRead):
     conversation_id: PydanticObjectId | None
     created_at: datetime
     variants: list[int]
-    text_available: bool = Field(validation_alias=AliasChoices("has_text", "text_available"))
+    text_available: Annotated[bool, Field(description="Whether its text can be asked for")]
     owner_id: PydanticObjectId | None

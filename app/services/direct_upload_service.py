@@ -57,6 +57,7 @@ async def announce(body: DirectUploadCreate, *, by: Principal) -> DirectUploadRe
         visibility=body.visibility,
         conversation_id=body.conversation_id,
         due_at=expires_at + _SPARE,
+        link_ends_at=expires_at,
         is_direct=True,
     )
     way = await _way_for(upload, expires_at)

@@ -16,7 +16,7 @@ from typing import Final, cast
 
 import httpx
 
-from app.core.circuit_breaker import Attempt, CircuitBreaker, CircuitOpenError
+from app.core.circuit_breaker import Attempt, CircuitBreaker, CircuitOpenError, CircuitState
 from app.core.clock import utc_now
 from app.core.guarded_transport import GUARDED, AddressRefusedError, GuardingTransport
 
@@ -103,6 +103,11 @@ class ExternalApi:
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
+
+    def circuit_of(self, url: str) -> CircuitState:
+        """How the host of the URL has done lately, as far as this process knows."""
+        breaker = self._breakers.get(_origin(httpx.URL(url)))
+        return "closed" if breaker is None else breaker.state
 
     @asynccontextmanager
     async def stream(self, call: Call) -> AsyncIterator[Answer]:

@@ -18,12 +18,8 @@ from app.core.exceptions import FileRejectedError
 from app.core.file_work import Answer, Fault
 from app.core.logging_config import get_logger
 
-# As in `image_work.FORMATS` and `document_work.TEXT_TYPES`, which stay out of this process with what they import.
+# As in `image_work.FORMATS`, which stays out of this process with what it imports.
 IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
-TEXT_TYPES: Final = frozenset(
-    {"application/pdf", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"}
-    | {"text/plain", "text/markdown", "text/csv"}
-)
 THUMBNAIL_SIZES: Final = (64, 256, 1024)
 
 _ROOT: Final = Path(__file__).resolve().parents[2]

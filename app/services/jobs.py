@@ -10,6 +10,8 @@ from app.services import (
     key_expiry_service,
     message_log_service,
     purge_service,
+    statistics_service,
+    system_check_service,
     upload_orphan_service,
     upload_removal_service,
 )
@@ -79,4 +81,19 @@ JOBS: Final = (
         IntervalTrigger(days=1),
         upload_orphan_service.find_orphans,
     ),
+    JobType(
+        "refresh_statistics",
+        "Count what happened today, and on days of which that is not final yet.",
+        "every 5 minutes",
+        IntervalTrigger(minutes=5),
+        statistics_service.refresh,
+    ),
+    JobType(
+        system_check_service.JOB,
+        "Look for parts of the system that are away or nearly full, and for what waits too long, and warn of them.",
+        "every 5 minutes",
+        IntervalTrigger(minutes=5),
+        lambda: system_check_service.check(JOB_NAMES),
+    ),
 )
+JOB_NAMES: Final[frozenset[str]] = frozenset(kind.name for kind in JOBS)

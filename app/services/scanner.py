@@ -65,6 +65,22 @@ class Scanner:
         finally:
             scan.end()
 
+    async def version(self) -> str | None:
+        """What it says of itself and its signatures; none without a host. `OSError` when it does not answer."""
+        if self.host is None:
+            return None
+        connection = await _connect(self.host, self.port)
+        with connection:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(connection, b"zVERSION\0")
+            reply = b""
+            while not reply.endswith(b"\0") and len(reply) < _LONGEST_REPLY:
+                part = await loop.sock_recv(connection, _LONGEST_REPLY)
+                if not part:
+                    raise ConnectionResetError
+                reply += part
+        return reply.rstrip(b"\0\n").decode(errors="replace")
+
 
 class Scan:
     """The scan of one file: all of it is fed, and then there is a verdict.

@@ -11,9 +11,10 @@ from app.core.principal import Principal, PrincipalKind
 from app.core.scopes import Grant, Scope
 from app.core.stored_file import StoredFile
 from app.core.stored_object import key_of
-from app.crud import crud_upload
+from app.crud import crud_conversation, crud_upload
 from app.models.enums import UploadStatus, Visibility
 from app.models.upload import Upload
+from app.schemas.upload import UploadRead
 
 # Whoever has a signed link, for the one upload that it names.
 LINK_HOLDER: Final = Principal(
@@ -31,6 +32,28 @@ async def require_readable(upload_id: ObjectId, *, by: Principal) -> Upload:
     if upload.status is not UploadStatus.CLEAN:
         raise NotFoundError("This upload was not accepted: nothing of it was kept.")
     return upload
+
+
+async def known_of(upload_id: ObjectId, *, by: Principal) -> UploadRead:
+    """What the caller may know of an upload that it may see.
+
+    Of a public one a stranger learns what the file itself would tell: not in which conversation it was said, and
+    whoever shows no right to read uploads not even whose it is.
+    """
+    upload = await _find(upload_id, by=by)
+    if upload is None:
+        raise NotFoundError("There is no such upload.")
+    shown = UploadRead.model_validate(upload)
+    if Scope.UPLOADS_READ not in by.scopes:
+        return shown.model_copy(update={"owner_id": None, "conversation_id": None})
+    return shown if await _is_shared_with(upload, by) else shown.model_copy(update={"conversation_id": None})
+
+
+async def _is_shared_with(upload: Upload, by: Principal) -> bool:
+    """Whether it is in the caller's reach by more than being public."""
+    if upload.conversation_id is None or by.owner_filter(Scope.UPLOADS_READ) in {None, upload.owner_id}:
+        return True
+    return await crud_conversation.exists(upload.conversation_id, user_id=by.user_id)
 
 
 async def _find(upload_id: ObjectId, *, by: Principal) -> Upload | None:

@@ -126,4 +126,4 @@ async def _try_to_remove_bytes(upload_id: ObjectId, stem: str) -> None:
 
 async def _remove_bytes(upload_id: ObjectId, stem: str) -> None:
     await get_storage().delete_all(stem)
-    await crud_upload.remove_note(upload_id)
+    await crud_upload.settle_note(upload_id)

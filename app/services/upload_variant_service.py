@@ -14,20 +14,22 @@ from weakref import WeakValueDictionary
 
 from bson import ObjectId
 
-from app.core.exceptions import BusyError, FileRejectedError, NotFoundError, ObjectExistsError
+from app.core.exceptions import AppError, BusyError, FileRejectedError, NotFoundError, ObjectExistsError
 from app.core.file_name import content_disposition
+from app.core.file_work import Fault
 from app.core.principal import Principal
 from app.core.stored_file import StoredFile
 from app.core.stored_object import StoredObject, key_of
+from app.core.text_types import MOST_BYTES, TEXT_TYPES
 from app.crud import crud_upload, crud_upload_content
 from app.models.enums import Visibility
 from app.models.upload import Upload
 from app.services import upload_content_service
-from app.services.file_worker import IMAGE_TYPES, TEXT_TYPES, Failure, Text, file_workers
+from app.services.file_worker import IMAGE_TYPES, Failure, Text, file_workers
 from app.services.storage import get_storage
 
-MOST_BYTES: Final = 50_000_000
 _TEXT: Final = "text"
+_MOST_TIMEOUTS: Final = 3
 _MOST_AT_ONCE: Final = 32  # in one process, those that wait for a turn of a file worker among them
 
 
@@ -36,11 +38,14 @@ class Kind(NamedTuple):
 
     types: frozenset[str]
     fault: str
+    timeouts: str
     refusal: str
 
 
-THUMBNAILS: Final = Kind(IMAGE_TYPES, "thumbnail_fault", "There are no thumbnails of files of this type.")
-TEXT: Final = Kind(TEXT_TYPES, "text_fault", "There is no text to be had from files of this type.")
+THUMBNAILS: Final = Kind(
+    IMAGE_TYPES, "thumbnail_fault", "thumbnail_timeouts", "There are no thumbnails of files of this type."
+)
+TEXT: Final = Kind(TEXT_TYPES, "text_fault", "text_timeouts", "There is no text to be had from files of this type.")
 
 _locks: WeakValueDictionary[tuple[ObjectId, Kind], asyncio.Lock] = WeakValueDictionary()
 
@@ -126,10 +131,7 @@ async def _make(upload_id: ObjectId, kind: Kind) -> None:
     _require_possible(upload, kind)
     parts = await (_thumbnails_of(upload) if kind is THUMBNAILS else _text_of(upload))
     if isinstance(parts, Failure):
-        if not parts.is_final:
-            raise BusyError(parts.sentence)
-        await crud_upload_content.mark_fault(upload_id, kind.fault, parts.sentence)
-        raise parts.as_error()
+        raise await _noted(upload_id, parts, kind)
     for part, content in parts.items():
         with suppress(ObjectExistsError):  # another process was first
             await get_storage().write(key_of(upload.stem, part), _chunks(content))
@@ -137,6 +139,22 @@ async def _make(upload_id: ObjectId, kind: Kind) -> None:
     is_there = await (mark.mark_text(upload_id) if kind is TEXT else mark.mark_thumbnails(upload_id, _sizes(parts)))
     if not is_there:  # deleted meanwhile, perhaps before these parts were there to be deleted
         await get_storage().delete_all(upload.stem)
+
+
+async def _noted(upload_id: ObjectId, failure: Failure, kind: Kind) -> AppError:
+    """Why there is nothing. What lies in the file is final; taking too long is so at the last of a few tries.
+
+    The machine may have been busy the first time, but a file that costs so much each time must not cost it for ever.
+    """
+    if failure.fault is Fault.TOO_LONG:
+        is_last = await crud_upload_content.count_timeout(
+            upload_id, kind.timeouts, kind.fault, failure.sentence, most=_MOST_TIMEOUTS
+        )
+        return failure.as_error() if is_last else BusyError(failure.sentence)
+    if not failure.is_final:
+        return BusyError(failure.sentence)
+    await crud_upload_content.mark_fault(upload_id, kind.fault, failure.sentence)
+    return failure.as_error()
 
 
 async def _thumbnails_of(upload: Upload) -> dict[str, bytes] | Failure:

@@ -32,6 +32,7 @@ OPTIONAL = {
     ("post", "/api/v1/users"),
     ("post", "/api/v1/auth/register"),
     ("post", "/api/v1/auth/email/verify/request"),
+    ("get", "/api/v1/uploads/{upload_id}"),
     ("get", "/api/v1/uploads/{upload_id}/content"),
     ("get", "/api/v1/uploads/{upload_id}/thumbnail"),
     ("get", "/api/v1/uploads/{upload_id}/text"),

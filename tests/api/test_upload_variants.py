@@ -12,12 +12,12 @@ from PIL import Image
 
 from app.core.file_work import Fault
 from app.core.stored_object import key_of
-from app.models.enums import Visibility
+from app.models.enums import UploadStatus, Visibility
 from app.models.upload import Upload
 from app.services import upload_variant_service
 from app.services.file_worker import Failure, FileWorkers
 from app.services.storage import get_storage
-from tests.factories import SignedInUser, make_signed_in
+from tests.factories import SignedInUser, make_signed_in, make_upload
 from tests.hostile_files import pdf, photo, picture, png_bomb, word
 from tests.stored_uploads import chunks, store_upload
 
@@ -308,3 +308,62 @@ class TestText:
 
         assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(422, "file_rejected")] * 2
         assert works.count == 1
+
+
+class TestTextAvailable:
+    """What the metadata say of it before anybody has asked, and after."""
+
+    async def test_says_whether_text_can_be_asked_for(self, client: AsyncClient, ada: SignedInUser) -> None:
+        damaged = await store_upload(ada, b"%PDF-1.7 and then nothing", content_type="application/pdf")
+        uploads = {
+            "text": await store_upload(ada),
+            "picture": await store_picture(ada),
+            "unchecked": await store_upload(ada, status=UploadStatus.PENDING),
+            "large": await make_upload(ada, size=50_000_001),
+            "as large as may be": await make_upload(ada, size=50_000_000),
+            "damaged": damaged,
+        }
+        assert await self.said_of(damaged, client, ada)
+        answers = {}
+        for name in ("text", "damaged"):
+            answers[name] = (await client.get(text_of(uploads[name]), headers=ada.headers)).status_code
+
+        assert answers == {"text": 200, "damaged": 422}
+        assert [name for name, upload in uploads.items() if await self.said_of(upload, client, ada)] == [
+            "text",
+            "as large as may be",
+        ]
+
+    async def said_of(self, upload: Upload, client: AsyncClient, ada: SignedInUser) -> bool:
+        known = (await client.get(f"/api/v1/uploads/{upload.id}", headers=ada.headers)).json()
+        assert isinstance(known["text_available"], bool)
+        return known["text_available"]
+
+
+class TestTakingTooLong:
+    async def test_is_final_at_the_third_time(
+        self, client: AsyncClient, ada: SignedInUser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tries = 0
+
+        async def late(*_: Any) -> Failure:
+            nonlocal tries
+            tries += 1
+            return Failure(Fault.TOO_LONG, "It takes too long.")
+
+        lost, saved = await store_upload(ada), await store_picture(ada)
+        with monkeypatch.context() as patch:
+            patch.setattr(FileWorkers, "work", late)
+            crowd = await asyncio.gather(*(client.get(text_of(lost), headers=ada.headers) for _ in range(6)))
+            twice = [await client.get(thumbnail_of(saved, 64), headers=ada.headers) for _ in range(2)]
+        again = await client.get(text_of(lost), headers=ada.headers)
+        mended = await client.get(thumbnail_of(saved, 64), headers=ada.headers)
+
+        assert sorted(answer.status_code for answer in crowd) == [422, 422, 422, 422, 503, 503]
+        assert [(answer.status_code, answer.json()["code"]) for answer in twice] == [(503, "busy")] * 2
+        assert tries == 3 + 2
+        assert (again.status_code, again.json()["detail"]) == (422, "It takes too long.")
+        assert mended.status_code == 200
+        stored = await Upload.get(saved.id)
+        assert stored is not None
+        assert stored.thumbnail_timeouts == 0

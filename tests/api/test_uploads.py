@@ -109,7 +109,7 @@ class TestCreate:
             "conversation_id": None,
             "created_at": known["created_at"],
             "variants": [],
-            "text_available": False,
+            "text_available": True,
             "owner_id": str(ada.id),
         }
         assert known["created_at"].endswith("Z")
@@ -760,3 +760,44 @@ class TestDelete:
         assert [await storage_used(person) for person in (ada, bob)] == [0, 4]
         assert [stored.read_bytes() for stored in objects(tmp_path)] == [b"kept"]
         assert await DeletedConversation.count() == 0
+
+
+class TestPublicMetadata:
+    async def test_are_shown_to_everybody_without_what_is_its_owners(self, client: AsyncClient) -> None:
+        """As the bytes are: but a stranger does not learn whose it is, nor in which conversation it was sent."""
+        ada, bob, eve = await make_signed_in(), await make_signed_in(), await make_signed_in()
+        conversation = await make_conversation(ada, bob)
+        public: dict[str, Any] = {"visibility": Visibility.PUBLIC, "conversation_id": conversation.id}
+        upload, secret = await make_upload(ada, **public), await make_upload(ada)
+        waiting = await make_upload(ada, **public, status=UploadStatus.PENDING)
+        headers = {
+            "nobody": {},
+            "a key for items": (await make_api_key("items:read", owner=bob)).headers,
+            "a stranger": eve.headers,
+            "a participant": bob.headers,
+            "the owner": ada.headers,
+            "an administrator": (await make_signed_in(role=Role.ADMIN)).headers,
+        }
+
+        answers = {
+            name: await client.get(f"/api/v1/uploads/{upload.id}", headers=shown) for name, shown in headers.items()
+        }
+        hidden = [await client.get(f"/api/v1/uploads/{each.id}") for each in (secret, waiting)]
+        refused = await client.get(f"/api/v1/uploads/{upload.id}", headers={"Authorization": "Bearer x"})
+
+        known = {name: answer.json() for name, answer in answers.items()}
+        assert {answer.status_code for answer in answers.values()} == {200}
+        assert {answer.status_code for answer in hidden} == {404}
+        assert refused.status_code == 401
+        whose, said = str(ada.id), str(conversation.id)
+        assert {name: (shown["owner_id"], shown["conversation_id"]) for name, shown in known.items()} == {
+            "nobody": (None, None),
+            "a key for items": (None, None),
+            "a stranger": (whose, None),
+            "a participant": (whose, said),
+            "the owner": (whose, said),
+            "an administrator": (whose, said),
+        }
+        private = {"owner_id": whose, "conversation_id": said}
+        assert all(shown | private == known["the owner"] for shown in known.values())
+        assert known["nobody"]["filename"] == "tea.txt"

@@ -100,3 +100,13 @@ class TestCircuitBreaker:
             attempt.has_succeeded()
 
         assert seconds_to_wait(breaker) is None
+
+    def test_says_how_it_stands(self, breaker: CircuitBreaker, clock: Clock) -> None:
+        seen = [breaker.state]
+        fail(breaker, 5)
+        seen.append(breaker.state)
+        clock.seconds += 15
+        seen.append(breaker.state)
+        succeed(breaker)
+
+        assert [*seen, breaker.state] == ["closed", "open", "half_open", "closed"]

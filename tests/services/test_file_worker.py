@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 from app.core import document_work, image_work
 from app.core.file_work import Answer, Fault
+from app.core.text_types import TEXT_TYPES
 from app.services import file_worker
 from app.services.file_worker import Failure, FileWorkers, Picture, Text
 from tests import hostile_files
@@ -299,5 +300,5 @@ class TestExtractText:
 class TestTypes:
     def test_are_those_that_the_work_knows(self) -> None:
         assert image_work.FORMATS.keys() == file_worker.IMAGE_TYPES
-        assert document_work.TEXT_TYPES == file_worker.TEXT_TYPES
+        assert document_work.TEXT_TYPES == TEXT_TYPES
         assert {*image_work.SIZES} == {*file_worker.THUMBNAIL_SIZES}

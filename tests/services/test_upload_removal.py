@@ -13,7 +13,7 @@ from app.core.config import Settings, use_settings
 from app.core.exceptions import StorageUnavailableError
 from app.core.principal import Principal
 from app.core.stored_object import key_of, new_stem
-from app.crud import crud_usage
+from app.crud import crud_purge, crud_usage
 from app.db.mongo import connected
 from app.models.enums import UploadStatus
 from app.models.upload import DeletedUpload, Upload
@@ -58,6 +58,31 @@ async def make_stored(storage: Storage, owner: StoredUser | None, **more: Any) -
 
 def ago(**time: float) -> dict[str, Any]:
     return {"due_at": utc_now() - timedelta(**time), "status": UploadStatus.PENDING}
+
+
+class TestLinks:
+    async def test_of_what_is_gone_leave_no_bytes_behind(
+        self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody can take back a link of Azure: who has one may put the bytes again until it ends."""
+        now, ada = utc_now(), await make_user()
+        link = {"is_direct": True, "link_ends_at": now + timedelta(minutes=50)}
+        deleted, purged = await make_stored(storage, ada, **link), await make_stored(storage, ada, **link)
+        await upload_removal_service.delete(deleted.id, by=OPERATOR)
+        await crud_purge.remove_uploads(crud_purge.UPLOADED, ada.id, [purged.id])
+        await background.drain()
+
+        assert (await upload_removal_service.clean_up()).removed == 1
+        assert objects(tmp_path) == []
+        for upload in (deleted, purged):
+            await store(storage, upload.stem)
+        seen = []
+        for minutes in (49, 109, 110):
+            monkeypatch.setattr("app.crud.crud_upload.utc_now", lambda later=minutes: now + timedelta(minutes=later))
+            done = await upload_removal_service.clean_up()
+            seen.append((done.removed, len(objects(tmp_path)), await DeletedUpload.count()))
+
+        assert seen == [(0, 2, 2), (0, 2, 2), (2, 0, 0)]
 
 
 class TestCleanUp:

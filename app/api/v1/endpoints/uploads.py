@@ -2,14 +2,13 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.deps import Id, UploadList, UploadsReader, UploadsWriter
+from app.api.deps import Id, OptionalCaller, UploadList, UploadsReader, UploadsWriter
 from app.api.responses import NO_CONTENT, JsonResponse, listed
 from app.api.upload_form import UPLOAD_FORM, UploadForm
-from app.core.exceptions import NotFoundError
 from app.core.scopes import Scope
 from app.crud import crud_upload
 from app.schemas.upload import UploadRead
-from app.services import upload_removal_service, upload_service
+from app.services import upload_content_service, upload_removal_service, upload_service
 
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
 
@@ -32,12 +31,13 @@ async def list_uploads(request: Request, reader: UploadsReader, query: UploadLis
 
 
 @router.get("/{upload_id}", response_model=UploadRead)
-async def get_upload(upload_id: Id, reader: UploadsReader) -> Response:
-    """What is known of an upload: one's own, one of a conversation that one takes part in, or a public one."""
-    upload = await crud_upload.find(upload_id, seen_by=reader.owner_filter(Scope.UPLOADS_READ))
-    if upload is None:
-        raise NotFoundError("There is no such upload.")
-    return JsonResponse(UploadRead.model_validate(upload).model_dump_json().encode())
+async def get_upload(upload_id: Id, reader: OptionalCaller) -> Response:
+    """What is known of an upload: one's own, one of a conversation that one takes part in, or a public one.
+
+    A public one needs no credentials. `owner_id` and `conversation_id` are null for who is not to know them.
+    """
+    known = await upload_content_service.known_of(upload_id, by=reader)
+    return JsonResponse(known.model_dump_json().encode())
 
 
 @router.delete("/{upload_id}", **NO_CONTENT)

@@ -1,0 +1,154 @@
+"""How each part of the system is asked how it is. None is what a part says that is not configured.
+
+An error of whatever kind says that the part is away. Nobody here waits for long: `system_service` calls it off.
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiosmtplib
+import psutil  # type: ignore[import-untyped]
+
+from app.core import shared_rate_limit
+from app.core.circuit_breaker import CircuitOpenError
+from app.core.clock import utc_now
+from app.core.config import Settings, get_settings
+from app.core.smtp_server import SmtpServer
+from app.crud import crud_job, crud_system
+from app.models.enums import JobOutcome
+from app.models.job import Job
+from app.services.external_api import get_api
+from app.services.scanner import scanner_of
+from app.services.storage import get_storage
+
+R = TypeVar("R")
+Facts = dict[str, Any]
+
+# Of their own, so that a disk that hangs takes no thread away from anything else.
+_threads: Final = ThreadPoolExecutor(2, thread_name_prefix="system")
+_OVERDUE_AFTER: Final = timedelta(minutes=2)
+_SMTP_SECONDS: Final = 2.0
+# What a container is given, in the second and the first version of control groups.
+_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+async def storage() -> Facts:
+    await get_storage().check()
+    settings = get_settings()
+    if settings.azure_storage_connection_string is not None or settings.azure_storage_account_url is not None:
+        return {"kind": "azure"}
+    space = await _in_thread(lambda: shutil.disk_usage(_existing(settings.data_dir / "uploads")))
+    return {"kind": "folder", "total_bytes": space.total, "free_bytes": space.free}
+
+
+async def scanner() -> Facts | None:
+    said = await scanner_of(get_settings()).version()
+    if said is None:
+        return None
+    version, _, signatures = said.partition("/")
+    number, _, made = signatures.partition("/")
+    return {"version": version, "signatures": number or None, "signatures_of": made or None}
+
+
+async def mail() -> Facts:
+    """A server that greets is there. No password is shown to it: that would be one more log-in every few minutes."""
+    url = get_settings().smtp_url
+    if url is None:
+        folder = _existing(get_settings().data_dir / "outbox")
+        if not await _in_thread(lambda: os.access(folder, os.W_OK)):
+            raise PermissionError
+        return {"kind": "folder"}
+    server = SmtpServer.parse(url.get_secret_value())
+    client = aiosmtplib.SMTP(
+        hostname=server.host, port=server.port, use_tls=server.is_tls, start_tls=False, timeout=_SMTP_SECONDS
+    )
+    try:
+        await client.connect()
+    finally:
+        client.close()
+    return {"kind": "smtp"}
+
+
+async def rate_limits() -> Facts:
+    settings = get_settings()
+    if not settings.has_shared_rate_limits:
+        return {"kind": "memory", "latency_ms": None}
+    await shared_rate_limit.ping(settings.rate_limit_storage_url.get_secret_value())
+    return {"kind": "redis"}
+
+
+async def assistant() -> Facts | None:
+    """It is not asked, since each answer would cost: what it did for the requests of this process tells enough."""
+    settings = get_settings()
+    if settings.assistant_base_url is None or settings.assistant_model is None:
+        return None
+    circuit = get_api().circuit_of(settings.assistant_base_url)
+    faults = {"status": "unavailable", "error": CircuitOpenError.__name__} if circuit == "open" else {}
+    return {"model": settings.assistant_model, "circuit": circuit, "latency_ms": None, **faults}
+
+
+async def process() -> Facts:
+    return await _in_thread(lambda: _this_process(get_settings()))
+
+
+async def disk() -> Facts:
+    space = await _in_thread(lambda: shutil.disk_usage(_existing(get_settings().data_dir)))
+    return {"total_bytes": space.total, "used_bytes": space.used, "free_bytes": space.free}
+
+
+async def jobs(names: frozenset[str]) -> Facts:
+    """Of the jobs with these names: the database may remember others of an earlier version."""
+    now = utc_now()
+    known = [job for job in (await crud_job.by_name()).values() if job.id in names]
+    return {
+        "running": sorted(job.id for job in known if _is_held(job, now)),
+        "failed": sorted(job.id for job in known if job.outcome is JobOutcome.FAILURE),
+        "overdue": sorted(job.id for job in known if job.due_at < now - _OVERDUE_AFTER and not _is_held(job, now)),
+    }
+
+
+async def audit() -> Facts:
+    return {"unsealed_since": await crud_system.unsealed_since()}
+
+
+def _is_held(job: Job, now: datetime) -> bool:
+    return job.leased_until is not None and job.leased_until > now
+
+
+def _this_process(settings: Settings) -> Facts:
+    me, host = psutil.Process(), psutil.virtual_memory()
+    with me.oneshot():
+        started_at = datetime.fromtimestamp(int(me.create_time()), UTC)
+        spent = me.cpu_times()
+        return {
+            "pid": me.pid,
+            "workers": settings.workers,
+            "started_at": started_at,
+            "uptime_seconds": int((utc_now() - started_at).total_seconds()),
+            "cpu_seconds": round(spent.user + spent.system, 2),
+            "threads": me.num_threads(),
+            "memory_bytes": me.memory_info().rss,
+            "memory_limit_bytes": min([host.total, *_limits()]),
+            "memory_free_bytes": host.available,
+        }
+
+
+def _limits() -> list[int]:
+    texts = [path.read_text().strip() for path in _LIMITS if path.exists()]
+    return [int(text) for text in texts if text.isdigit()]  # or it says `max`
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the one in which it will be made."""
+    folder = folder.absolute()
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+async def _in_thread(work: Callable[[], R]) -> R:
+    return await asyncio.get_running_loop().run_in_executor(_threads, work)
