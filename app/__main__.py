@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from importlib import import_module
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from pydantic import ValidationError
@@ -33,6 +34,9 @@ def main() -> None:
         threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
         if settings.is_embedded:
             _start_database(settings, stack)
+        if settings.workers > 1 and settings.metrics_dir is None:
+            # One of its own for each start: what was counted before it counts no more.
+            os.environ["METRICS_DIR"] = stack.enter_context(TemporaryDirectory(prefix="octopus-metrics-"))
         _serve(settings)
 
 

@@ -27,6 +27,11 @@ class CircuitBreaker:
         self._opened_at: float | None = None
         self._probe: Attempt | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Also while one attempt is let through that is to decide."""
+        return self._opened_at is not None
+
     @contextmanager
     def attempt(self) -> Iterator["Attempt"]:
         """One attempt. One that is given up before it has come out either way says nothing."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
 from app.core.config import Settings
+from app.db.command_listener import CommandMeter
 from app.db.embedded import embedded_server
 from app.db.mongo import connected
 
@@ -20,5 +21,5 @@ async def open_database(settings: Settings) -> AsyncIterator[None]:
         if settings.is_embedded:
             server = embedded_server(settings.data_dir, settings.mongod_path)
             url = await asyncio.to_thread(stack.enter_context, server)
-        async with connected(url):
+        async with connected(url, *([CommandMeter()] if settings.is_watched else [])):
             yield
