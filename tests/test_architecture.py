@@ -62,6 +62,7 @@ PUBLIC = {
     ("GET", "/docs"),
     ("GET", "/redoc"),
     ("GET", "/openapi.json"),
+    ("GET", "/metrics"),  # has a token of its own, which staging and production want
     ("POST", "/bootstrap"),
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),

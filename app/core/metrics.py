@@ -35,7 +35,7 @@ REJECTED_CREDENTIALS: Final = Counter(
 )
 RATE_LIMITED: Final = Counter("octopus_rate_limited_requests", "Requests that met the end of a rate limit.", "limit")
 JOB_SECONDS: Final = Histogram(
-    "octopus_job_duration_seconds", "Runs of jobs, by how they went.", "job", "outcome", bounds=_SLOW
+    "octopus_job_duration_seconds", "Runs of jobs, by how they went.", "task", "outcome", bounds=_SLOW
 )
 UPLOAD_BYTES: Final = Counter("octopus_upload_bytes", "Bytes of files that came in.")
 SCANS: Final = Counter("octopus_scans", "Files given to the virus scanner, by result.", "result")

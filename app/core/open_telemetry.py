@@ -33,9 +33,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 class OpenTelemetry:
     def __init__(self, endpoint: str) -> None:
         exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_SEND_SECONDS)
-        # Resource.create adds what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, which wins.
-        resource = Resource({"service.name": "octopus"}).merge(Resource.create({"service.version": VERSION}))
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_SENT_EVERY_MS))
         self._tracer = self._provider.get_tracer("octopus", VERSION)
         self._propagator = TraceContextTextMapPropagator()
@@ -111,6 +109,13 @@ class _CommandSpan:
         if error is not None:
             _fail(self._span, error)
         self._span.end()
+
+
+def _resource() -> Resource:
+    """What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say of this process, and what they leave open."""
+    resource = Resource.create({"service.version": VERSION})
+    is_named = not str(resource.attributes["service.name"]).startswith("unknown_service")
+    return resource if is_named else resource.merge(Resource({"service.name": "octopus"}))
 
 
 def _address(host: str, port: int | None) -> dict[str, AttributeValue]:

@@ -30,7 +30,7 @@ from app.services import external_api, key_usage_service, refusal_service
 from app.services.health_service import Checks
 
 _PUBLISHED_EVERY_SECONDS: Final = 1.0
-_REMEMBERED_SECONDS: Final = 2.0
+REMEMBERED_SECONDS = 2.0
 _PATIENCE_SECONDS: Final = 3.0
 
 _log = get_logger(__name__)
@@ -42,7 +42,7 @@ class Scraper:
     def __init__(self, folder: Path | None, health: SharedAnswer[Checks]) -> None:
         self._workers = WorkerMetrics(metrics.METERS, folder)
         self._health = health
-        self._stored = SharedAnswer(self._ask, seconds=_REMEMBERED_SECONDS)
+        self._stored = SharedAnswer(self._ask, seconds=REMEMBERED_SECONDS)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -134,9 +134,9 @@ def _about_jobs(jobs: dict[str, Job]) -> Iterator[Family]:
     due = [job for job in jobs.values() if job.due_at <= now and (job.leased_until is None or job.leased_until <= now)]
     yield Gauge("octopus_jobs_due", "Jobs that should run and that nobody is at.", len(due))
     success = Gauge(
-        "octopus_job_last_success_timestamp_seconds", "When a job has last gone well, anywhere.", labels=["job"]
+        "octopus_job_last_success_timestamp_seconds", "When a job has last gone well, anywhere.", labels=["task"]
     )
-    took = Gauge("octopus_job_last_duration_seconds", "How long its last run took.", labels=["job"])
+    took = Gauge("octopus_job_last_duration_seconds", "How long its last run took.", labels=["task"])
     for name, job in jobs.items():
         if job.succeeded_at is not None:
             success.add_metric([name], job.succeeded_at.timestamp())
