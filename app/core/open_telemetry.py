@@ -4,6 +4,7 @@ Spans are gathered and sent by a thread of their own. What it can't send is drop
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 class OpenTelemetry:
     def __init__(self, endpoint: str) -> None:
+        logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # else a line for each time that it tries again
         exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_SEND_SECONDS)
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_SENT_EVERY_MS))
