@@ -358,6 +358,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_message_logs(client, service.headers, ada)
     await _use_archive(client, admin.headers, service.headers)
     await _use_audit_trail(client, admin.headers, str(ada.id))
+    assert (await client.get("/metrics")).status_code == 200
     for user in (await sign_in(bob), admin):
         body = {"current_password": PASSWORD}
         assert (await client.request("DELETE", "/api/v1/users/me", headers=user.headers, json=body)).status_code == 204

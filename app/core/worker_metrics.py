@@ -50,8 +50,9 @@ class WorkerMetrics:
         """Let the others see this. The first time is the beginning of a worker's life."""
         if self._lock is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self._folder / f"{self._name}{_LOCK}").open("wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            with self._alone():  # or it would look dead before it has its lock
+                self._lock = (self._folder / f"{self._name}{_LOCK}").open("wb")
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
         _write(self._folder / f"{self._name}{_FILE}", _packed(counted))
 
     def close(self, counted: Numbers) -> None:
