@@ -11,6 +11,7 @@ import urllib.request
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from pydantic import ValidationError
@@ -39,6 +40,9 @@ def main() -> None:
             _start_database(settings, stack)
         if settings.workers > 1:
             _prepare_database(settings)
+            if settings.metrics_dir is None:
+                # One of its own for each start: what was counted before it counts no more.
+                os.environ["METRICS_DIR"] = stack.enter_context(TemporaryDirectory(prefix="octopus-metrics-"))
         _serve(settings, reload=options.reload)
 
 

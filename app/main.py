@@ -22,6 +22,7 @@ from app.api.middleware import (
 )
 from app.api.openapi import describe
 from app.api.streamed import MAX_FORM_BYTES
+from app.api.tracing import TracingMiddleware
 from app.api.v1.router import all_routes
 from app.core import background
 from app.core.config import Environment, Settings, use_settings
@@ -29,16 +30,18 @@ from app.core.logging_config import configure_logging, get_logger
 from app.core.production import roles_without_second_factor
 from app.core.rate_limit import MemoryRateLimiter, RateLimiter
 from app.core.shared_rate_limit import SharedRateLimiter
+from app.core.tracing import tracing
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.migrator import SchemaError
 from app.db.startup import open_database
-from app.services import event_hub, external_api, key_usage_service, refusal_service
+from app.services import event_hub, external_api, health_service, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
 from app.services.file_worker import open_file_workers
 from app.services.job_service import run_jobs
 from app.services.jobs import JOBS
 from app.services.mail_service import send_forever
+from app.services.metrics_service import Scraper
 from app.services.storage import open_storage
 
 _EXPOSED_HEADERS = [
@@ -59,12 +62,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Octopus",
         version=VERSION,
         lifespan=_lifespan,
-        middleware=_middleware(settings),
+        middleware=_tracing(settings) + _middleware(settings),
         redirect_slashes=False,
         openapi_url=None,  # served by our own routes, which have a rate limit
     )
     app.state.settings = settings
     app.state.rate_limiter = _rate_limiter(settings)
+    app.state.health = health_service.new_check()
+    app.state.scraper = Scraper(settings.metrics_dir, app.state.health)
     register_error_handlers(app)
     register_replays(app)
     routes = all_routes()
@@ -116,13 +121,19 @@ def _middleware(settings: Settings) -> list[Middleware]:
     ]
 
 
+def _tracing(settings: Settings) -> list[Middleware]:
+    return [] if settings.otel_exporter_otlp_endpoint is None else [Middleware(TracingMiddleware)]
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     use_settings(settings)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(tracing(settings))
         await _open_database(settings, stack)
         await stack.enter_async_context(external_api.opened())
+        await stack.enter_async_context(app.state.scraper.running())
         await stack.enter_async_context(open_storage(settings))
         await _connect_rate_limiter(app.state.rate_limiter, stack)
         await stack.enter_async_context(open_file_workers(settings))

@@ -26,6 +26,7 @@ GROUPS: Final = {
     "CORS_ORIGINS": "Browsers, proxies and host names",
     "RATE_LIMIT_ANONYMOUS": "Limits",
     "MAX_UPLOAD_BYTES": "Uploads",
+    "METRICS_TOKEN": "Metrics and traces",
 }
 ENV_HEAD: Final = """\
 # Every setting with its default. Copy this file to `.env` and take the # off what you change.

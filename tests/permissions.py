@@ -39,6 +39,7 @@ GET    /docs                                                  -         + ++++++
 GET    /health                                                -         + +++++++ ++++
 GET    /health/live                                           -         + +++++++ ++++
 GET    /health/ready                                          -         + +++++++ ++++
+GET    /metrics                                               -         + +++++++ ++++
 GET    /openapi.json                                          -         + +++++++ ++++
 GET    /redoc                                                 -         + +++++++ ++++
 # One's own sessions, password and second factor

@@ -64,6 +64,7 @@ PUBLIC = {
     ("GET", "/docs"),
     ("GET", "/redoc"),
     ("GET", "/openapi.json"),
+    ("GET", "/metrics"),  # has a token of its own, which staging and production want
     ("POST", "/bootstrap"),
     ("POST", "/api/v1/auth/register"),
     ("POST", "/api/v1/auth/login"),
@@ -374,6 +375,7 @@ async def _spend_a_day(client: AsyncClient) -> None:
     await _use_archive(client, admin.headers, service.headers)
     await _use_audit_trail(client, admin.headers, str(ada.id))
     await _look_after_the_system(client, admin.headers)
+    assert (await client.get("/metrics")).status_code == 200
     for user in (await sign_in(bob), admin):
         body = {"current_password": PASSWORD}
         assert (await client.request("DELETE", "/api/v1/users/me", headers=user.headers, json=body)).status_code == 204

@@ -23,12 +23,14 @@ from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
 from app.core.key_format import masked
 from app.core.key_usage import gathered as key_usage
 from app.core.logging_config import get_logger
+from app.core.metrics import IN_FLIGHT, count_request
 from app.core.network import client_address
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DOCUMENTATION: Final = ("/docs", "/redoc")
-_QUIET: Final = ("/health",)
+_QUIET: Final = ("/health", "/metrics")
 _USER_AGENT_LENGTH: Final = 400
+_NO_ROUTE: Final = "unmatched"
 _DENIALS: Final = frozenset({401, 403, 429})
 _LINGER_SECONDS: Final = 2.0
 _OF_THE_BODY: Final = ("content-length", "content-type")
@@ -49,12 +51,13 @@ class RequestContextMiddleware:
             return
         started, context = time.perf_counter(), self._context(scope)
         set_context(context)
-        status = 0
+        status, answered = 0, 0.0
+        IN_FLIGHT.move(1)
 
         async def send_with_context(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], time.perf_counter()
                 own = (b"x-request-id", (context.request_id or "").encode())
                 message["headers"] = [*message.get("headers", []), own, *headers_of(context.budget)]
             await send(message)
@@ -62,6 +65,8 @@ class RequestContextMiddleware:
         try:
             await self.app(scope, receive, send_with_context)
         finally:
+            IN_FLIGHT.move(-1)
+            count_request(scope["method"], route_of(scope), status, (answered or time.perf_counter()) - started)
             _log_request(scope, context, status, started)
             if context.api_key_id is not None:
                 key_usage.count(context.api_key_id, ip=context.client_ip, is_denied=status in _DENIALS)
@@ -79,12 +84,19 @@ class RequestContextMiddleware:
         )
 
 
+def route_of(scope: Scope) -> str:
+    """The template of the route that a request has met, such as `/api/v1/items/{item_id}`."""
+    path: str = getattr(scope.get("route"), "path", _NO_ROUTE)
+    return path
+
+
 def _log_request(scope: Scope, context: RequestContext, status: int, started: float) -> None:
     if not scope["path"].startswith(_QUIET):
         _log.info(
             "request",
             method=scope["method"],
             path=masked(scope["path"]),
+            route=route_of(scope),
             status=status,
             ms=round((time.perf_counter() - started) * 1000, 2),
             ip=context.client_ip,

@@ -8,9 +8,10 @@ from fastapi import Request
 from app.core.config import get_settings
 from app.core.context import current_context
 from app.core.exceptions import IpNotAllowedError, RateLimitedError, RejectedCredentialError
+from app.core.metrics import RATE_LIMITED, REJECTED_CREDENTIALS
 from app.core.network import household
 from app.core.principal import Principal
-from app.core.rate_limit import Budget, Charge, RateLimiter, narrowest
+from app.core.rate_limit import Budget, Charge, RateLimiter, narrowest, parse_rate
 
 _EXPORTS: Final = "10/hour"
 
@@ -67,6 +68,7 @@ async def spend_on_refusal(request: Request, error: Exception) -> None:
     """
     context = current_context()
     if isinstance(error, RejectedCredentialError | IpNotAllowedError):
+        REJECTED_CREDENTIALS.add(error.code)
         if not context.has_spent_credentials:
             await spend_credentials(request)
     elif context.budget is None and not request.url.path.startswith("/health"):
@@ -78,7 +80,13 @@ async def _spend(request: Request, *charges: Charge) -> None:
     context, budget = current_context(), await limiter.spend(*charges)
     context.budget = budget if context.budget is None else narrowest((context.budget, budget))
     if budget.is_exceeded:
+        RATE_LIMITED.add(_name_of(charges, budget))
         raise RateLimitedError(budget.seconds_left)
+
+
+def _name_of(charges: tuple[Charge, ...], budget: Budget) -> str:
+    """The purpose of the one that is exceeded, which may be the first of two or the second."""
+    return next((purpose for rate, purpose, _ in charges if parse_rate(rate).amount == budget.limit), charges[0][1])
 
 
 def headers_of(budget: Budget | None) -> list[tuple[bytes, bytes]]:

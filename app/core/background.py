@@ -35,6 +35,11 @@ async def to_the_end(work: Coroutine[None, None, T], *, name: str) -> T:
         raise
 
 
+def count() -> int:
+    """How much of it is under way."""
+    return len(_tasks)
+
+
 async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what is late is cancelled, not raised
     """Wait until everything started has ended; what is late after `timeout` seconds is cancelled."""
     if _tasks:

@@ -17,6 +17,7 @@ from app.core.development_secret import development_secret
 from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
 from app.core.migration_settings import MigrationSettings
+from app.core.observability_settings import ObservabilitySettings
 from app.core.production import faults_in_production
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
@@ -33,7 +34,7 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class Settings(AssistantSettings, MigrationSettings, BaseSettings):
+class Settings(ObservabilitySettings, AssistantSettings, MigrationSettings, BaseSettings):
     """Every setting, with its default. The variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(
@@ -224,6 +225,15 @@ class Settings(AssistantSettings, MigrationSettings, BaseSettings):
     @property
     def may_generate_secret(self) -> bool:
         return self.environment in {Environment.DEVELOPMENT, Environment.TEST}
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether there is a `/metrics`: in staging and production for who has the token."""
+        return self.metrics_token is not None or self.may_generate_secret
+
+    @property
+    def is_watched(self) -> bool:
+        return self.has_metrics or self.otel_exporter_otlp_endpoint is not None
 
     @property
     def is_embedded(self) -> bool:

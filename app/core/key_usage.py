@@ -54,6 +54,9 @@ class KeyUsage:
         else:
             count.last_used_at, count.last_used_ip = now, ip
 
+    def __len__(self) -> int:
+        return len(self._counts)
+
     def take(self, most: int) -> dict[KeyHour, Count]:
         """The oldest counts, which are the taker's from now on."""
         taken = {name: self._counts[name] for name, _ in zip(self._counts, range(most), strict=False)}

@@ -11,6 +11,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.core import tracing
 from app.core.context import current_context
 
 # Values under such names never reach a log, whoever logs them.
@@ -25,6 +26,7 @@ def configure_logging(level: str) -> None:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         _add_request_id,
+        _add_trace,
         _drop_secrets,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -53,6 +55,13 @@ def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     request_id = current_context().request_id
     if request_id is not None:
         event.setdefault("request_id", request_id)
+    return event
+
+
+def _add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The trace that the line belongs to, in the names of the Elastic Common Schema."""
+    if (ids := tracing.ids()) is not None:
+        event["trace.id"], event["span.id"] = ids
     return event
 
 

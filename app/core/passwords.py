@@ -15,6 +15,7 @@ from zxcvbn import zxcvbn
 
 from app.core.config import get_settings
 from app.core.exceptions import WeakPasswordError
+from app.core.metrics import PASSWORD_HASHES
 
 MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024
@@ -127,7 +128,11 @@ def _decoy(context: CryptContext) -> str:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_threads, work)
+    PASSWORD_HASHES.move(1)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_threads, work)
+    finally:
+        PASSWORD_HASHES.move(-1)
 
 
 def _weak(message: str) -> WeakPasswordError:

@@ -60,6 +60,7 @@ async def finish(
         "holder": None,
         "leased_until": None,
         "finished_at": _NOW,
+        **({"succeeded_at": _NOW} if outcome is JobOutcome.SUCCESS else {}),
         "duration_ms": {"$dateDiff": {"startDate": "$started_at", "endDate": _NOW, "unit": "millisecond"}},
         "due_at": {"$cond": [was_asked_for, "$due_at", due_at]},
         "outcome": outcome,

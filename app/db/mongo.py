@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from beanie import init_beanie
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -14,6 +14,7 @@ from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConnectionFailure, ExecutionTimeout, OperationFailure, PyMongoError
+from pymongo.monitoring import CommandListener
 
 from app.core import background
 from app.core.context import current_context
@@ -50,6 +51,13 @@ NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False, datetime_conversion=Datetim
 # What the server says when one document would hold more than 16 MB.
 _TOO_LARGE: Final = frozenset({4568, 10334, 17420})
 
+
+class Pool(NamedTuple):
+    in_use: int
+    idle: int
+    awaited: int
+
+
 _database: AsyncDatabase[Raw] | None = None
 # Transactions of this process that have met another are run again one at a time: a crowd of them would go on meeting.
 _retries = asyncio.Lock()
@@ -58,13 +66,17 @@ _waiting: ContextVar[list[Callable[[], None]] | None] = ContextVar("waiting_for_
 
 
 @asynccontextmanager
-async def connected(url: str, at_start: AtStart = AtStart.MIGRATE) -> AsyncIterator[AsyncDatabase[Raw]]:
+async def connected(
+    url: str, at_start: AtStart = AtStart.MIGRATE, listeners: Sequence[CommandListener] = ()
+) -> AsyncIterator[AsyncDatabase[Raw]]:
     """Connect, bind the documents and see to the schema and the indexes; disconnect at the end.
 
-    The database is the one that the URL names, else `octopus`. `SchemaError` when its schema can't be used.
+    The database is the one that the URL names, else `octopus`. The listeners hear of every command. `SchemaError` when
+    its schema can't be used.
     """
     global _database, _retries  # noqa: PLW0603 - Beanie binds documents to one database a process
-    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, **_CLIENT_OPTIONS)
+    options = {**_CLIENT_OPTIONS, "event_listeners": [*_CLIENT_OPTIONS.get("event_listeners", ()), *listeners]}
+    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, **options)
     try:
         _retries = asyncio.Lock()
         # Not even a write concern that the URL asks for: the driver sends it inside of transactions too when the
@@ -92,6 +104,15 @@ def get_database() -> AsyncDatabase[Raw]:
     if _database is None:
         raise RuntimeError("The database is not connected.")
     return _database
+
+
+def pool() -> Pool:
+    """The connections of this process, to all servers."""
+    # The driver tells of them only in events, which would cost every command more than this costs once a scrape.
+    servers = get_database().client._topology._servers.values()  # noqa: SLF001
+    in_use = sum(server.pool.active_sockets for server in servers)
+    asked_for = sum(server.pool.requests for server in servers)
+    return Pool(in_use, sum(len(server.pool.conns) for server in servers), max(0, asked_for - in_use))
 
 
 async def is_answering() -> bool:

@@ -9,6 +9,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 
 from app.core.config import Settings
+from app.db.command_listener import CommandMeter
 from app.db.embedded import embedded_server
 from app.db.migrator import AtStart, SchemaError, ensure_schema
 from app.db.mongo import connected, patient
@@ -21,7 +22,8 @@ async def open_database(settings: Settings) -> AsyncIterator[None]:
     `EmbeddedServerError` when there is no server to start, `SchemaError` when this code can't work on its schema.
     """
     at_start = AtStart.MIGRATE if settings.migrate_on_start else AtStart.REFUSE
-    async with _server(settings) as url, connected(url, at_start):
+    listeners = [CommandMeter()] if settings.is_watched else []
+    async with _server(settings) as url, connected(url, at_start, listeners):
         yield
 
 

@@ -16,6 +16,7 @@ class Job(Document):
     leased_until: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    succeeded_at: datetime | None = None
     outcome: JobOutcome | None = None
     duration_ms: int | None = None
     result: dict[str, Any] = Field(default_factory=dict)

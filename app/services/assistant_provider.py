@@ -1,6 +1,7 @@
 """The assistant: whatever speaks the chat-completions protocol of OpenAI at `ASSISTANT_BASE_URL`."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from app.core.chat_completions import (
 from app.core.config import get_settings
 from app.core.exceptions import ProviderUnavailableError
 from app.core.logging_config import get_logger
+from app.core.metrics import FIRST_WORD_SECONDS, REPLIES, REPLY_SECONDS
 from app.core.server_sent_events import EventReader
 from app.models.message import TokenCounts
 from app.services import external_api
@@ -53,12 +55,19 @@ async def reply_to(turns: Sequence[Turn]) -> AsyncGenerator[str | Whole, None]:
 
     Nothing is read ahead: who is slow to take the words slows the assistant down.
     """
-    call = _call(turns)
+    call, asked_at, has_begun = _call(turns), time.monotonic(), False
     try:
         async with external_api.get_api().stream(call) as answer, aclosing(_read(answer, turns)) as parts:
             async for part in parts:
+                if not has_begun:
+                    has_begun = True
+                    FIRST_WORD_SECONDS.observe(time.monotonic() - asked_at)
+                if isinstance(part, Whole):
+                    REPLIES.add("whole")
+                    REPLY_SECONDS.observe(time.monotonic() - asked_at)
                 yield part
     except ExternalApiError as error:
+        REPLIES.add("failed")
         _log.warning("assistant_failed", host=urlsplit(call.url).hostname, reason=str(error))
         raise ProviderUnavailableError(retry_after=error.retry_after or _RETRY_SECONDS, reason=str(error)) from error
 

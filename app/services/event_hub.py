@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from contextvars import Context
 from typing import Final
 
 from bson import ObjectId
@@ -17,6 +18,7 @@ from app.core import live_cache
 from app.core.clock import utc_now
 from app.core.exceptions import DatabaseUnavailableError
 from app.core.logging_config import get_logger
+from app.core.metrics import EVENT_STREAMS
 from app.crud import crud_event_log
 from app.crud.crud_conversation import Place
 from app.crud.crud_event_log import Entry
@@ -91,6 +93,7 @@ class EventHub:
         """Hear of all that happens from now on. `leave` belongs to every `join`, also to one that fails."""
         self._channel_of(subscription.conversation_id).subscriptions.add(subscription)
         self._of_holder[subscription.holder_id] += 1
+        EVENT_STREAMS.move(1)
         self._watch.add(subscription)
         self._used_at = time.monotonic()
         if self._is_closing:
@@ -98,7 +101,7 @@ class EventHub:
             return
         if self._feed is None:
             self._opened = asyncio.Event()
-            self._feed = asyncio.create_task(self._follow(self._opened), name="event_feed")
+            self._feed = asyncio.create_task(self._follow(self._opened), name="event_feed", context=Context())
         try:
             async with asyncio.timeout(_OPENING_SECONDS):
                 await self._opened.wait()
@@ -116,6 +119,7 @@ class EventHub:
         self._watch.remove(subscription)
         self._used_at = time.monotonic()
         self._of_holder[subscription.holder_id] -= 1
+        EVENT_STREAMS.move(-1)
         if not self._of_holder[subscription.holder_id]:
             del self._of_holder[subscription.holder_id]
 

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -16,6 +16,7 @@ from typing import Final, cast
 
 import httpx
 
+from app.core import tracing
 from app.core.circuit_breaker import Attempt, CircuitBreaker, CircuitOpenError, CircuitState
 from app.core.clock import utc_now
 from app.core.guarded_transport import GUARDED, AddressRefusedError, GuardingTransport
@@ -100,6 +101,10 @@ class ExternalApi:
         self._breakers: dict[httpx.URL, CircuitBreaker] = {}
         self._client: httpx.AsyncClient | None = None
 
+    def has_open_circuit(self) -> bool:
+        """Whether a host is being spared."""
+        return any(breaker.state != "closed" for breaker in self._breakers.values())
+
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
@@ -116,8 +121,9 @@ class ExternalApi:
         Everything else is an `ExternalApiError`. Leaving it closes the connection, unless all was read.
         """
         deadline = asyncio.get_running_loop().time() + call.total_seconds
-        with self._attempt(httpx.URL(call.url)) as attempt:
-            response = await self._answered(call, deadline)
+        url = httpx.URL(call.url)
+        with self._attempt(url) as attempt, tracing.call(call.method, url.host, url.port) as trace:
+            response = await self._answered(replace(call, headers={**call.headers, **trace}), deadline)
             try:
                 yield Answer(response, call, attempt, deadline=deadline)
             finally:

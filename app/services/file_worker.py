@@ -17,6 +17,7 @@ from app.core.config import Settings
 from app.core.exceptions import FileRejectedError
 from app.core.file_work import Answer, Fault
 from app.core.logging_config import get_logger
+from app.core.metrics import FILE_WORK
 
 # As in `image_work.FORMATS`, which stays out of this process with what it imports.
 IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"})
@@ -118,10 +119,12 @@ class FileWorkers:
         if self._turns.locked() and self._waiting >= self._most_waiting:
             return _failure(Fault.BUSY)
         self._waiting += 1
+        FILE_WORK.move(1)
         try:
             await self._turns.acquire()
         finally:
             self._waiting -= 1
+            FILE_WORK.move(-1)
         try:
             return _failure(Fault.CLOSED) if self._is_closed else await self._run(kind, path, arguments)
         finally:

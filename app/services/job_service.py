@@ -21,6 +21,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from app.core.clock import utc_now
 from app.core.exceptions import AppError
 from app.core.logging_config import get_logger
+from app.core.metrics import JOB_SECONDS
 from app.core.principal import Principal
 from app.core.tasks import is_cancelled
 from app.crud import crud_job
@@ -132,6 +133,7 @@ async def run_job(kind: JobType, holder: str) -> None:
         if await crud_job.claim(kind.name, holder, LEASE) is None:
             return
         outcome, result, error = await _outcome_of(kind, holder, asked_at)
+        JOB_SECONDS.observe(time.monotonic() - asked_at, kind.name, outcome)
         next_at = utc_now() if outcome is JobOutcome.INTERRUPTED else _next(kind)
         await crud_job.finish(kind.name, holder, outcome, due_at=next_at, result=result, error=error)
     except Exception as error:  # noqa: BLE001 - the lease runs out, and somebody tries again

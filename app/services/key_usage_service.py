@@ -70,6 +70,11 @@ async def flush() -> bool:
     return not is_cancelled()
 
 
+def pending() -> int:
+    """How many hours of keys are counted and not known to be written."""
+    return len(gathered) + (len(_State.batch.counts) if _State.batch else 0)
+
+
 async def usage_of(api_key_id: ObjectId, query: KeyUsageQuery, *, by: Principal) -> list[KeyUsageRead]:
     """What was asked with a key in each hour or day of a time, the idle ones included."""
     key = await crud_api_key.require(api_key_id, owner_id=by.owner_filter(Scope.ADMIN))

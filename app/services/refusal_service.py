@@ -108,7 +108,7 @@ async def keep_flushing() -> None:
 async def flush_last() -> None:
     """Write what was counted before this process ends, as often as it takes, or as there is time for."""
     if not await try_to_the_last(flush):
-        _log.error("refusals_lost", count=_waiting())
+        _log.error("refusals_lost", count=waiting())
         _counts.clear()
         _State.slice = ()
 
@@ -121,7 +121,7 @@ async def flush() -> bool:
             await _write_once(events)
             _State.slice = ()
     except Exception as error:  # noqa: BLE001 - the next flush may do better
-        _log.warning("refusals_put_off", count=_waiting(), error=type(error).__name__)
+        _log.warning("refusals_put_off", count=waiting(), error=type(error).__name__)
         return False
     return not is_cancelled()
 
@@ -160,7 +160,7 @@ async def _write(events: Sequence[AuditEvent]) -> None:
     await audit_service.record_all(events)
 
 
-def _waiting() -> int:
+def waiting() -> int:
     """How many refusals are counted and not known to be written."""
     in_slice: int = sum(event.details["count"] for event in _State.slice)
     return in_slice + sum(_counts.values())

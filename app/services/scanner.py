@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from app.core.config import Settings
 from app.core.exceptions import FileRejectedError, ScannerUnavailableError
 from app.core.logging_config import get_logger
+from app.core.metrics import SCANS
 
 _CONNECT_SECONDS: Final = 5.0
 _STALL_SECONDS: Final = 30.0  # for which it may take nothing more of the file
@@ -117,7 +118,9 @@ class Scan:
         except OSError as error:
             self._do_without(type(error).__name__)
             reply = b""
-        return self._judge(reply)
+        verdict = self._judge(reply)
+        SCANS.add(verdict.finding)
+        return verdict
 
     def end(self) -> None:
         if self._connection is not None:
@@ -163,6 +166,7 @@ class Scan:
     def _do_without(self, reason: str) -> None:
         self.end()
         if not self._scanner.fails_open:
+            SCANS.add("unavailable")
             raise ScannerUnavailableError(reason=reason)
         self._finding = Finding.UNKNOWN
         _log.warning("file_not_scanned", reason=reason, hint="SCANNER_FAIL_OPEN=true takes it all the same")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiosmtplib
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from app.core import shared_rate_limit
 from app.core.circuit_breaker import CircuitOpenError

@@ -29,6 +29,7 @@ from app.core.file_name import clean_name
 from app.core.file_signature import OCTETS
 from app.core.file_type import FileProbe, FileType
 from app.core.logging_config import get_logger
+from app.core.metrics import UPLOAD_BYTES
 from app.core.principal import Principal
 from app.core.stored_object import Stored, key_of, new_stem
 from app.core.turns import Turns
@@ -119,6 +120,7 @@ class _Intake:
         async with self._scanner.scan() as scan:
             async for chunk in self._incoming.chunks():
                 await self._make_room(len(chunk))
+                UPLOAD_BYTES.add(amount=len(chunk))
                 self._probe.feed(chunk)
                 await scan.feed(chunk)
                 yield chunk

@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 import pytest
 from httpx import AsyncClient
 
+from app.services.storage import get_storage
 from tests.conftest import Serve
 
+REMEMBERED = 1.0  # seconds for which a check is good
 PROBES = ["/health", "/health/live", "/health/ready"]
 
 
@@ -118,6 +120,42 @@ class TestProbe:
         assert response.status_code == 200
 
 
+class TestCrowd:
+    async def test_is_one_question_to_the_storage(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = 0
+
+        async def check() -> None:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0.01)
+
+        monkeypatch.setattr(get_storage(), "check", check)
+        crowd = await asyncio.gather(*(client.get(path) for path in ["/health", "/health/ready"] * 50))
+        again = await client.get("/health")
+        in_time = asked
+        await asyncio.sleep(REMEMBERED)
+        await client.get("/health")
+
+        assert {answer.status_code for answer in [*crowd, again]} == {200}
+        assert (in_time, asked) == (1, 2)
+
+    async def test_goes_on_when_the_first_of_it_hangs_up(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun = asyncio.Event()
+
+        async def check() -> None:
+            begun.set()
+            await asyncio.sleep(0.01)
+
+        monkeypatch.setattr(get_storage(), "check", check)
+        first, second = [asyncio.create_task(client.get("/health")) for _ in range(2)]
+        await begun.wait()
+        first.cancel()
+
+        assert (await second).status_code == 200
+
+
 class TestProbeWithoutDatabase:
     @pytest.mark.parametrize("path", ["/health", "/health/ready"])
     async def test_names_what_does_not_answer(self, serve: Serve, road: tuple[Road, str], path: str) -> None:
@@ -126,6 +164,7 @@ class TestProbeWithoutDatabase:
             way.close()
             gone = await client.get(path)
             way.reopen()
+            await asyncio.sleep(REMEMBERED)
             back = await client.get(path)
 
         assert gone.status_code == 503
@@ -149,6 +188,7 @@ class TestProbeWithoutStorage:
             (tmp_path / "uploads").write_text("no folder")
             gone = await client.get("/health")
             (tmp_path / "uploads").unlink()
+            await asyncio.sleep(REMEMBERED)
             back = await client.get("/health")
 
         checks = {"database": "ok", "storage": "unavailable"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 from bson import ObjectId
 from httpx import AsyncClient

@@ -1,18 +1,17 @@
-import asyncio
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ANONYMOUS_RATE
 from app.api.responses import JsonResponse
-from app.core.exceptions import StorageUnavailableError
 from app.core.version import VERSION
-from app.db.mongo import is_answering
 from app.schemas.health import Health, Live, Welcome
-from app.services.storage import get_storage
+
+if TYPE_CHECKING:
+    from app.services.health_service import Checks
 
 router = APIRouter(tags=["health"])
-_PING_SECONDS = 2.0
 
 
 @router.get("/", dependencies=[ANONYMOUS_RATE], response_model=Welcome)
@@ -30,27 +29,10 @@ async def live() -> Response:
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}}, name="ready")
-async def health() -> Response:
+async def health(request: Request) -> Response:
     """200 when everything that a request needs answers, else 503 naming what does not."""
-    database, storage = await asyncio.gather(_database_answers(), _storage_answers())
-    checks = {"database": "ok" if database else "unavailable", "storage": "ok" if storage else "unavailable"}
-    is_healthy = set(checks.values()) == {"ok"}
+    answering: Checks = await request.app.state.health.get()
+    checks = {name: "ok" if answers else "unavailable" for name, answers in answering._asdict().items()}
+    is_healthy = all(answering)
     content = {"status": "healthy" if is_healthy else "unhealthy", "version": VERSION, "checks": checks}
     return JsonResponse(content, HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-async def _database_answers() -> bool:
-    try:
-        async with asyncio.timeout(_PING_SECONDS):
-            return await is_answering()
-    except TimeoutError:
-        return False
-
-
-async def _storage_answers() -> bool:
-    try:
-        async with asyncio.timeout(_PING_SECONDS):
-            await get_storage().check()
-    except (TimeoutError, StorageUnavailableError):
-        return False
-    return True

@@ -1,0 +1,34 @@
+"""A span for each request. This is there only while traces are sent somewhere."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.tracing import active
+
+
+class TracingMiddleware:
+    """The outermost, so that all of a request is inside of its span, the line of the log too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or active.tracer is None:
+            await self.app(scope, receive, send)
+            return
+        status, error = 0, None
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with active.tracer.request(scope["method"], scope["path"], scope["scheme"], Headers(scope=scope)) as span:
+            try:
+                await self.app(scope, receive, send_noting)
+            except Exception as raised:
+                error = type(raised).__name__
+                raise
+            finally:
+                span.tell(route=getattr(scope.get("route"), "path", None), status=status, error=error)
