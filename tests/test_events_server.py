@@ -174,7 +174,7 @@ class TestTwoWorkers:
 
 def worker_of(server: Server) -> int:
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    return next(int(line["event"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["event"])
+    return next(int(line["message"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["message"])
 
 
 def write_through(server: Server, chat: Chat, person: Person, count: int) -> None:
@@ -334,5 +334,5 @@ class TestStop:
         until(lambda: "/events" in server.log.read_text())
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
         [line] = [line for line in lines if line.get("path", "").endswith("/events")]
-        assert (line["event"], line["status"]) == ("request", 200)
-        assert at_least <= line["ms"] < 30_000
+        assert (line["message"], line["http.response.status_code"]) == ("request", 200)
+        assert at_least <= line["event.duration"] / 10**6 < 30_000

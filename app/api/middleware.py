@@ -17,23 +17,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem, refuse, render_unexpected
 from app.api.rate_limit import headers_of
+from app.api.request_log import RequestLog
 from app.api.streamed import is_streamed
 from app.core.context import RequestContext, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
 from app.core.key_format import masked
 from app.core.key_usage import gathered as key_usage
-from app.core.logging_config import get_logger
 from app.core.network import client_address
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DOCUMENTATION: Final = ("/docs", "/redoc")
-_QUIET: Final = ("/health",)
 _USER_AGENT_LENGTH: Final = 400
 _DENIALS: Final = frozenset({401, 403, 429})
 _LINGER_SECONDS: Final = 2.0
 _OF_THE_BODY: Final = ("content-length", "content-type")
-
-_log = get_logger(__name__)
 
 
 class RequestContextMiddleware:
@@ -42,6 +39,7 @@ class RequestContextMiddleware:
     def __init__(self, app: ASGIApp, trusted_proxies: tuple[str, ...]) -> None:
         self.app = app
         self.trusted_proxies = trusted_proxies
+        self.log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +60,7 @@ class RequestContextMiddleware:
         try:
             await self.app(scope, receive, send_with_context)
         finally:
-            _log_request(scope, context, status, started)
+            self.log.write(scope, context, status, started)
             if context.api_key_id is not None:
                 key_usage.count(context.api_key_id, ip=context.client_ip, is_denied=status in _DENIALS)
 
@@ -76,19 +74,6 @@ class RequestContextMiddleware:
             request_id=proposed if is_fit else secrets.token_hex(12),
             client_ip=client_address(peer, ",".join(forwarded) or None, self.trusted_proxies),
             user_agent=masked(headers.get("user-agent", ""))[:_USER_AGENT_LENGTH] or None,
-        )
-
-
-def _log_request(scope: Scope, context: RequestContext, status: int, started: float) -> None:
-    if not scope["path"].startswith(_QUIET):
-        _log.info(
-            "request",
-            method=scope["method"],
-            path=masked(scope["path"]),
-            status=status,
-            ms=round((time.perf_counter() - started) * 1000, 2),
-            ip=context.client_ip,
-            **context.log,
         )
 
 
