@@ -24,6 +24,7 @@ from app.db import change_feed, mongo
 from app.db.embedded import embedded_server, try_lock
 from app.main import create_app
 from app.models.audit_event import AuditEvent
+from tests import leaks
 from tests.commands import Commands
 from tests.mailbox import Mailbox, open_mailbox
 from tests.measuring import measured
@@ -57,10 +58,15 @@ class SettingsOfTests(Settings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
 
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        WATCH.made(*leaks.secrets_of(dict(self)))
+
 
 # An application that stops waits for the next word of the change feed. Here a thousand of them stop.
 change_feed.WORD_EVERY_MS = 25
 
+_LEAKS = pytest.StashKey[list[leaks.Leak]]()
 _is_beanie_ready = False
 
 
@@ -97,6 +103,12 @@ if _MADE_HERE:
     )
 TEST_HOME = Path(os.environ["OCTOPUS_TEST_HOME"])
 
+# What this process logs, and the secrets it makes: the end of the run looks for these in the logs of all.
+_WATCHED = TEST_HOME / "watched"
+WATCH = leaks.Watch(_WATCHED, f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{os.getpid()}")
+leaks.install(WATCH)
+WATCH.made(SECRET, ENCRYPTION_KEY, PRODUCTION["bootstrap_token"])
+
 
 def pytest_configure() -> None:
     """Remove what runs have left that were killed: folders whose server nobody uses any more."""
@@ -104,6 +116,21 @@ def pytest_configure() -> None:
         with lock.open("w") as file:
             if try_lock(file, fcntl.LOCK_EX):
                 shutil.rmtree(lock.parents[1], ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run when a log of it holds a secret of it. The workers have ended by then."""
+    WATCH.close()
+    if _MADE_HERE and (found := leaks.find_leaks(_WATCHED)):
+        session.config.stash[_LEAKS] = found
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for leak in config.stash.get(_LEAKS, []):
+        terminalreporter.section("secret in a log", red=True)
+        terminalreporter.line(f"{leak.piece} in {leak.test}:\n{leak.line}")
 
 
 def pytest_unconfigure() -> None:
@@ -132,6 +159,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Of a test with many parameters, some are enough to say which lines it runs."""
+    WATCH.begin(item.nodeid)
     with measured(item.nodeid.partition("[")[0], times=2):
         return (yield)
 

@@ -8,7 +8,7 @@ import pytest
 from httpx import AsyncClient
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api import request_log
+
 from app.api.middleware import UnexpectedErrorMiddleware
 from app.api.request_log import RequestLog
 from app.core.config import Settings
@@ -359,7 +359,7 @@ class TestAccessLog:
     ) -> None:
         configure_logging("INFO")
         log, clock = RequestLog(), 1000.0
-        monkeypatch.setattr(request_log.time, "perf_counter", lambda: clock)
+        monkeypatch.setattr("app.api.request_log.time.perf_counter", lambda: clock)
 
         for status in (200, 200, 200, 503, 503, 200, 200):
             clock += 5
@@ -380,7 +380,7 @@ class TestAccessLog:
 
     async def test_can_not_be_forged_by_a_path(self, serve: Serve, capfd: Captured) -> None:
         async with serve() as client:
-            await client.get('/a%0A{"message":"request"}%1B[2J', headers={"User-Agent": b"a\x9b2Jb"})
+            await client.get('/a%0A{"message":"request"}%1B[2J', headers={b"User-Agent": b"a\x9b2Jb"})
 
         [line] = access_lines(capfd)
         assert line["http.response.status_code"] == 404
