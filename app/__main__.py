@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from app.core.config import Settings
 from app.db.embedded import EmbeddedServerError, embedded_server
+from app.db.preflight import fault_of_database
 
 
 def main() -> None:
@@ -33,6 +34,8 @@ def main() -> None:
         threading.Thread(target=import_module, args=("app.main",), daemon=True).start()
         if settings.is_embedded:
             _start_database(settings, stack)
+        elif fault := fault_of_database(settings.database_url.get_secret_value()):
+            sys.exit(fault)  # here, because workers would start again and again
         _serve(settings)
 
 

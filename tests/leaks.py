@@ -21,9 +21,7 @@ from pydantic import SecretStr
 
 from app.core import log_line, logging_config
 
-_NAMES: Final = (
-    rb"[a-z_]*(?:password|token|secret)|api_key|key|otpauth_uri|signature|sig|recovery_codes?|url"
-)
+_NAMES: Final = rb"[a-z_]*(?:password|token|secret)|api_key|key|otpauth_uri|signature|sig|recovery_codes?|url"
 _IN_JSON: Final = re.compile(rb'"(' + _NAMES + rb')"\s*:\s*(?:"([^"\\]{8,2000})"|\[([^\]]{8,2000})\])')
 _IN_QUERY: Final = re.compile(rb"(?:^|[?&])(" + _NAMES + rb")=([^&\s]{8,2000})")
 _HEADERS: Final = ("authorization", "octopus-api-key", "x-api-key", "x-bootstrap-token", "cookie", "set-cookie")
@@ -150,7 +148,7 @@ def _see_logs(watch: Watch) -> None:
 
             return _Tee(sys.stderr, watch)
 
-    logging_config.sys = WatchedSys()  # type: ignore[attr-defined]
+    logging_config.sys = WatchedSys()  # type: ignore[assignment, attr-defined]
     capture = structlog.testing.LogCapture.__call__
 
     @functools.wraps(capture)
@@ -159,7 +157,7 @@ def _see_logs(watch: Watch) -> None:
         watch.logged(log_line.render(level, dict(event)) + "\n")
         return capture(self, logger, level, event)
 
-    structlog.testing.LogCapture.__call__ = note  # type: ignore[method-assign]
+    structlog.testing.LogCapture.__call__ = note  # type: ignore[assignment, method-assign]
 
 
 def _see_requests(watch: Watch) -> None:
@@ -187,7 +185,7 @@ def _note_request(watch: Watch, request: httpx.Request) -> None:
     _note_headers(watch, request.headers)
     watch.made(*(value for _, value in _IN_QUERY.findall(request.url.query)))
     with suppress(httpx.RequestNotRead):
-        if len(request.content) < 100_000:  # noqa: PLR2004
+        if len(request.content) < 100_000:
             _note_content(watch, request.content)
             watch.made(*(value for _, value in _IN_QUERY.findall(request.content)))
 
@@ -195,7 +193,7 @@ def _note_request(watch: Watch, request: httpx.Request) -> None:
 def _note_response(watch: Watch, response: httpx.Response) -> None:
     _note_headers(watch, response.headers)
     with suppress(httpx.ResponseNotRead, httpx.StreamConsumed):
-        if response.is_stream_consumed and len(response.content) < 100_000:  # noqa: PLR2004
+        if response.is_stream_consumed and len(response.content) < 100_000:
             _note_content(watch, response.content)
 
 
@@ -244,4 +242,3 @@ def secrets_of(settings: Mapping[str, Any]) -> Iterator[str]:
         for each in value if isinstance(value, tuple) else (value,):
             if isinstance(each, SecretStr):
                 yield each.get_secret_value()
-

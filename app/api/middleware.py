@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem, refuse, render_unexpected
+from app.api.https import came_in_clear
 from app.api.rate_limit import headers_of
 from app.api.request_log import RequestLog
 from app.api.streamed import is_streamed
@@ -112,17 +113,21 @@ class SecurityHeadersMiddleware:
     NO_STORE: Final = (b"cache-control", b"no-store")
     POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
-    def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
+    TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
+
+    def __init__(self, app: ASGIApp, *, is_https: bool, trusted_proxies: tuple[str, ...]) -> None:
         self.app = app
-        transport = [(b"strict-transport-security", b"max-age=63072000; includeSubDomains")] if is_https else []
-        self.for_pages = [*self.HEADERS, *transport]
-        self.for_data = [*self.for_pages, self.POLICY]
+        self.is_https = is_https
+        self.trusted_proxies = trusted_proxies
+        self.for_data = [*self.HEADERS, self.POLICY]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        extra = self.for_pages if scope["path"].startswith(_DOCUMENTATION) else self.for_data
+        extra = self.HEADERS if scope["path"].startswith(_DOCUMENTATION) else self.for_data
+        if self.is_https and not came_in_clear(scope, self.trusted_proxies):  # RFC 6797 forbids it there
+            extra = [*extra, self.TRANSPORT]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -8,7 +8,6 @@ import pytest
 from httpx import AsyncClient
 from starlette.types import Message, Receive, Scope, Send
 
-
 from app.api.middleware import UnexpectedErrorMiddleware
 from app.api.request_log import RequestLog
 from app.core.config import Settings
