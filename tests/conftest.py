@@ -66,7 +66,6 @@ class SettingsOfTests(Settings):
 # An application that stops waits for the next word of the change feed. Here a thousand of them stop.
 change_feed.WORD_EVERY_MS = 25
 
-_LEAKS = pytest.StashKey[list[leaks.Leak]]()
 _is_beanie_ready = False
 
 
@@ -110,27 +109,13 @@ leaks.install(WATCH)
 WATCH.made(SECRET, ENCRYPTION_KEY, PRODUCTION["bootstrap_token"])
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Remove what runs have left that were killed: folders whose server nobody uses any more."""
+    config.pluginmanager.register(leaks.Plugin(WATCH, _WATCHED if _MADE_HERE else None))
     for lock in TEST_HOME.parent.glob("octopus-test-*/mongodb/in-use.lock") if _MADE_HERE else ():
         with lock.open("w") as file:
             if try_lock(file, fcntl.LOCK_EX):
                 shutil.rmtree(lock.parents[1], ignore_errors=True)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run when a log of it holds a secret of it. The workers have ended by then."""
-    WATCH.close()
-    if _MADE_HERE and (found := leaks.find_leaks(_WATCHED)):
-        session.config.stash[_LEAKS] = found
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for leak in config.stash.get(_LEAKS, []):
-        terminalreporter.section("secret in a log", red=True)
-        terminalreporter.line(f"{leak.piece} in {leak.test}:\n{leak.line}")
 
 
 def pytest_unconfigure() -> None:
@@ -159,7 +144,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Of a test with many parameters, some are enough to say which lines it runs."""
-    WATCH.begin(item.nodeid)
     with measured(item.nodeid.partition("[")[0], times=2):
         return (yield)
 

@@ -10,12 +10,13 @@ import functools
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 import httpx
+import pytest
 import structlog.testing
 from pydantic import SecretStr
 
@@ -28,6 +29,7 @@ _HEADERS: Final = ("authorization", "octopus-api-key", "x-api-key", "x-bootstrap
 _VARIABLE: Final = re.compile("SECRET|PASSWORD|TOKEN|KEY")
 _PLAIN: Final = frozenset({"token_type", "bearer", "refresh_token", "access_token"})
 _WORD: Final = re.compile(rb"[A-Za-z0-9]{10,}")
+_ID: Final = re.compile(rb"[0-9a-f]{24}")  # of a document: many tokens begin with one, and logs name them
 _PIECE: Final = 10
 _WORDS_OF_LOGS: Final = re.compile(rb"[A-Za-z0-9]{%d,}" % _PIECE)
 _MIN_DIFFERENT: Final = 6  # characters of what is looked for: `aaaaaaaaaaaa` is no secret
@@ -49,12 +51,17 @@ class Watch:
         folder.mkdir(parents=True, exist_ok=True)
         self._logs: IO[bytes] = (folder / f"{name}.log").open("ab")
         self._secrets: IO[bytes] = (folder / f"{name}.secrets").open("ab")
+        self._tests: IO[bytes] = (folder / f"{name}.tests").open("ab")
         self._known: set[bytes] = set()
         self._files: list[tuple[bytes, IO[bytes]]] = []
-        self._test = b""
+        self._test = b"0"
+        self._begun = 0
 
     def begin(self, test: str) -> None:
-        self._test = test.encode()
+        """From here on the log is that of the test. Its name may hold a secret, so it is elsewhere."""
+        self._begun += 1
+        self._test = str(self._begun).encode()
+        self._tests.write(f"{self._begun} {test!r}\n".encode())
         self._logs.write(_MARK + self._test + b"\n")
 
     def logged(self, text: str | bytes) -> None:
@@ -76,12 +83,13 @@ class Watch:
             with file:
                 self._logs.write(_MARK + test + b"\n" + file.read())
         self._logs.close()
+        self._tests.close()
         self._secrets.close()
 
 
 def piece_of(secret: bytes) -> bytes | None:
     """What to look for: from the last long word, or all of it when it has none. None when it is too plain for that."""
-    words = _WORD.findall(secret)
+    words = [word for word in _WORD.findall(secret) if not _ID.fullmatch(word)]
     piece: bytes = words[-1][:_PIECE] if words else secret[:100]
     is_plain = len(secret) < _PIECE or len(set(piece)) < _MIN_DIFFERENT or b"\n" in piece
     return None if is_plain or secret.decode(errors="replace").lower() in _PLAIN else piece
@@ -100,19 +108,16 @@ def _leaks_of(file: Path, words: set[bytes], phrases: Iterable[bytes]) -> Iterat
     of_log: set[bytes] = set()
     for start in range(0, len(content), _BLOCK):
         of_log.update(_WORDS_OF_LOGS.findall(content[start : start + _BLOCK + _OVERLAP]))
-    for word in of_log:
-        for at in range(len(word) - _PIECE + 1):
-            if word[at : at + _PIECE] in words:
-                yield _leak(content, word[at : at + _PIECE])
-    for phrase in phrases:
-        if phrase in content:
-            yield _leak(content, phrase)
+    parts = {word[at : at + _PIECE] for word in of_log for at in range(len(word) - _PIECE + 1)}
+    for piece in (parts & words) | {phrase for phrase in phrases if phrase in content}:
+        yield _leak(content, piece, file.with_suffix(".tests"))
 
 
-def _leak(content: bytes, piece: bytes) -> Leak:
+def _leak(content: bytes, piece: bytes, tests: Path) -> Leak:
     at = content.index(piece)
-    mark = content.rfind(_MARK, 0, at)
-    test = content[mark + len(_MARK) : content.find(b"\n", mark + 1)] if mark >= 0 else b""
+    number = content[: content.find(b"\n", at)].rpartition(_MARK)[2].partition(b"\n")[0]
+    named = [line for line in tests.read_bytes().splitlines() if line.startswith(number + b" ")]
+    test = named[0].partition(b" ")[2].strip(b"'\"") if named else b""
     line = content[content.rfind(b"\n", 0, at) + 1 : at + len(piece) + 100].partition(b"\n")[0]
     return Leak(piece.decode(errors="replace"), test.decode(errors="replace"), line[-500:].decode(errors="replace"))
 
@@ -234,6 +239,31 @@ def _see_processes(watch: Watch) -> None:
 
     subprocess.Popen.__init__ = started  # type: ignore[method-assign]
     subprocess.Popen.communicate = ended  # type: ignore[method-assign]
+
+
+class Plugin:
+    """Fails the run of pytest whose folder it has when a log there holds a secret. Its workers have ended by then."""
+
+    def __init__(self, watch: Watch, folder: Path | None) -> None:
+        self._watch, self._folder = watch, folder
+        self._found: list[Leak] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._watch.begin(item.nodeid)
+        return (yield)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self._watch.close()
+        self._found = find_leaks(self._folder) if self._folder else []
+        if self._found:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for leak in self._found:
+            terminalreporter.section("secret in a log", red=True)
+            terminalreporter.line(f"{leak.piece} in {leak.test}:\n{leak.line}")
 
 
 def secrets_of(settings: Mapping[str, Any]) -> Iterator[str]:

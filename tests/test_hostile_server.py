@@ -46,8 +46,9 @@ class Server:
             return answer_of(connection)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it has logged since the test began."""
-        return [json.loads(line) for line in self.log.read_bytes()[self.mark :].splitlines()]
+        """What it has logged since the test began, but for a line that it is just writing."""
+        whole = self.log.read_bytes()[self.mark :].rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
 
     def wait_for_requests(self, request_id: str, count: int) -> list[dict[str, Any]]:
         """The access lines of requests with such an id, once there are that many: those requests are over."""

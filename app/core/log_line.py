@@ -86,6 +86,8 @@ def render(level: str, event: dict[str, Any]) -> str:
     if "status" in event:
         _tell_of_request(line, event)
     for name, value in event.items():
+        if value is None:
+            continue
         field = _field_of(name)
         line[field] = REMOVED if is_secret_name(name) else value if type(value) is int else clean(value)
     line.update(error)
