@@ -9,9 +9,12 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from importlib import import_module
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from app.core.config import Settings
 from app.db.embedded import EmbeddedServerError, embedded_server
@@ -47,21 +50,41 @@ def _start_database(settings: Settings, stack: ExitStack) -> None:
         sys.exit(str(error))
 
 
+class _Supervisor(Multiprocess):
+    """uvicorn's, which would hold the port until the last worker has ended: who connects meanwhile would wait."""
+
+    def terminate_all(self) -> None:
+        for listening in self.sockets:
+            listening.close()  # the workers have it too, as long as they serve
+        super().terminate_all()
+
+
 def _serve(settings: Settings) -> None:
-    uvicorn.run(
-        "app.main:create_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=settings.workers,
-        http="app.api.http_protocol:BoundedHttpProtocol",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # only TRUSTED_PROXIES decides whom to believe
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=10,
-    )
+    if settings.workers == 1:
+        uvicorn.run(**_server_options(settings))
+        return
+    config = uvicorn.Config(**_server_options(settings))
+    supervisor = _Supervisor(config, sockets=[config.bind_socket()])
+    supervisor.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        sys.exit(STARTUP_FAILURE)
+
+
+def _server_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "app": "app.main:create_app",
+        "factory": True,
+        "host": settings.host,
+        "port": settings.port,
+        "workers": settings.workers,
+        "http": "app.api.http_protocol:BoundedHttpProtocol",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,  # only TRUSTED_PROXIES decides whom to believe
+        "server_header": False,
+        "date_header": False,
+        "timeout_graceful_shutdown": 10,
+    }
 
 
 def _options() -> argparse.Namespace:

@@ -85,9 +85,9 @@ class TestRun:
         variables = {name: value for name, value in os.environ.items() if not name.startswith(own)}
 
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:valkey", "-p", "no:randomly", "-n", "1"],
+            [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "1"],
             cwd=tmp_path,
-            env=variables | {"PYTHONPATH": str(ROOT)},
+            env=variables | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             stdout=subprocess.PIPE,
             text=True,
             check=False,

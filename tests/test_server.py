@@ -114,6 +114,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_refused(port: int) -> bool:
+    """Whether a connection is, at once."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def processes_of(folder: Path) -> list[int]:
     """The embedded database of the folder, and its keeper."""
     found = []
@@ -290,7 +299,8 @@ class TestStop:
         assert connection.sock.recv(1000).startswith(b"HTTP/1.1 100")  # now the application waits for the body
 
         server.process.terminate()
-        until(lambda: "Shutting down" in server.log.read_text())
+        until(lambda: server.log.read_text().count("Shutting down") == int(workers))
+        until(lambda: is_refused(server.port))
         connection.send(body)
         response = connection.getresponse()
 
