@@ -46,6 +46,7 @@ _FIELDS: Final[Mapping[str, str]] = {
 }
 _LEVELS: Final[Mapping[str, str]] = {"warn": "warning", "exception": "error"}
 _OUTCOMES: Final = {0: "unknown", 1: "success", 2: "success", 3: "success", 4: "failure", 5: "failure"}
+_SERVICE: Final = {"service.name": "octopus", "service.version": VERSION, "ecs.version": ECS_VERSION}
 _NANOSECONDS: Final = 1_000_000  # in a millisecond
 
 # Values under such names never reach a log, whoever logs them.
@@ -88,12 +89,12 @@ def render(level: str, event: dict[str, Any]) -> str:
     for name, value in event.items():
         if value is None:
             continue
-        field = _field_of(name)
-        line[field] = REMOVED if is_secret_name(name) else value if type(value) is int else clean(value)
+        field, is_secret = _field_of(name)
+        line[field] = REMOVED if is_secret else value if type(value) is int else clean(value)
     line.update(error)
     if "http.request.id" not in line and (request_id := current_context().request_id) is not None:
         line["http.request.id"] = request_id
-    line["service.name"], line["service.version"], line["ecs.version"] = "octopus", VERSION, ECS_VERSION
+    line |= _SERVICE
     return _written(line)
 
 
@@ -152,8 +153,10 @@ def is_secret_name(name: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _field_of(name: str) -> str:
-    return _FIELDS.get(name) or (name if "." in name or name[0] == "@" else f"octopus.{name}")
+def _field_of(name: str) -> tuple[str, bool]:
+    """Its name in the schema, and whether its value is secret."""
+    field = _FIELDS.get(name) or (name if "." in name or name[0] == "@" else f"octopus.{name}")
+    return field, is_secret_name(name)
 
 
 def _tell_of_request(line: dict[str, Any], event: dict[str, Any]) -> None:
