@@ -12,13 +12,17 @@ from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from app.core.config import Settings
 from app.core.logging_config import configure_logging
 from app.db.embedded import EmbeddedServerError, embedded_server
+from app.db.preflight import fault_of_database
 
 
 def main() -> None:
@@ -38,6 +42,8 @@ def main() -> None:
         threading.Thread(target=import_module, args=(needed,), daemon=True).start()
         if settings.is_embedded:
             _start_database(settings, stack)
+        elif fault := fault_of_database(settings.database_url.get_secret_value()):
+            sys.exit(fault)  # here, because workers would start again and again
         if settings.workers > 1:
             _prepare_database(settings)
             if settings.metrics_dir is None:
@@ -62,23 +68,45 @@ def _prepare_database(settings: Settings) -> None:
         sys.exit(reason)
 
 
+class _Supervisor(Multiprocess):
+    """uvicorn's, which would hold the port until the last worker has ended: who connects meanwhile would wait."""
+
+    def terminate_all(self) -> None:
+        for listening in self.sockets:
+            listening.close()  # the workers have it too, as long as they serve
+        super().terminate_all()
+
+
 def _serve(settings: Settings, *, reload: bool) -> None:
-    uvicorn.run(
-        "app.main:create_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        workers=1 if reload else settings.workers,
-        reload=reload,
-        reload_dirs=[str(Path(__file__).parent)] if reload else None,
-        http="app.api.http_protocol:BoundedHttpProtocol",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # only TRUSTED_PROXIES decides whom to believe
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=10,
-    )
+    options = _server_options(settings)
+    if reload:
+        uvicorn.run(**options | {"workers": 1, "reload": True, "reload_dirs": [str(Path(__file__).parent)]})
+        return
+    if settings.workers == 1:
+        uvicorn.run(**options)
+        return
+    config = uvicorn.Config(**options)
+    supervisor = _Supervisor(config, sockets=[config.bind_socket()])
+    supervisor.run()
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        sys.exit(STARTUP_FAILURE)
+
+
+def _server_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "app": "app.main:create_app",
+        "factory": True,
+        "host": settings.host,
+        "port": settings.port,
+        "workers": settings.workers,
+        "http": "app.api.http_protocol:BoundedHttpProtocol",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,  # only TRUSTED_PROXIES decides whom to believe
+        "server_header": False,
+        "date_header": False,
+        "timeout_graceful_shutdown": 10,
+    }
 
 
 def _options() -> argparse.Namespace:

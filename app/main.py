@@ -5,11 +5,13 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from app.api.errors import register_error_handlers
+from app.api.https import HttpsMiddleware
 from app.api.idempotency import IdempotencyMiddleware, register_replays
 from app.api.middleware import (
     BodyLimitMiddleware,
@@ -24,7 +26,7 @@ from app.api.openapi import describe
 from app.api.streamed import MAX_FORM_BYTES
 from app.api.tracing import TracingMiddleware
 from app.api.v1.router import all_routes
-from app.core import background
+from app.core import background, stopping
 from app.core.config import Environment, Settings, use_settings
 from app.core.logging_config import configure_logging, get_logger
 from app.core.production import roles_without_second_factor
@@ -89,25 +91,18 @@ def _rate_limiter(settings: Settings) -> RateLimiter:
 
 def _middleware(settings: Settings) -> list[Middleware]:
     """From the outside in. What is not configured is not there and costs nothing."""
-    is_https = settings.environment is Environment.PRODUCTION
+    is_https, proxies = settings.environment is Environment.PRODUCTION, settings.trusted_proxies
     stack = [
-        Middleware(RequestContextMiddleware, trusted_proxies=settings.trusted_proxies),
-        Middleware(SecurityHeadersMiddleware, is_https=is_https),
+        Middleware(RequestContextMiddleware, trusted_proxies=proxies),
+        Middleware(SecurityHeadersMiddleware, is_https=is_https, trusted_proxies=proxies),
     ]
     if "*" not in settings.trusted_hosts:
         stack.append(Middleware(TrustedHostMiddleware, trusted_hosts=settings.trusted_hosts))
+    if proxies and urlsplit(settings.public_url).scheme == "https":
+        keeps, url = "*" not in settings.trusted_hosts, settings.public_url
+        stack.append(Middleware(HttpsMiddleware, trusted_proxies=proxies, public_url=url, keeps_host=keeps))
     if settings.cors_origins:
-        stack.append(
-            Middleware(
-                CorsMiddleware,
-                allow_origins=list(settings.cors_origins),
-                allow_credentials="*" not in settings.cors_origins,  # for the refresh cookie
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["*"],
-                expose_headers=_EXPOSED_HEADERS,
-                max_age=600,
-            )
-        )
+        stack.append(_cors(settings))
     return [
         *stack,
         Middleware(
@@ -125,11 +120,24 @@ def _tracing(settings: Settings) -> list[Middleware]:
     return [] if settings.otel_exporter_otlp_endpoint is None else [Middleware(TracingMiddleware)]
 
 
+def _cors(settings: Settings) -> Middleware:
+    return Middleware(
+        CorsMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_credentials="*" not in settings.cors_origins,  # for the refresh cookie
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED_HEADERS,
+        max_age=600,
+    )
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     use_settings(settings)
     async with AsyncExitStack() as stack:
+        stack.enter_context(stopping.heeded(settings.shutdown_delay_seconds))
         await stack.enter_async_context(tracing(settings))
         await _open_database(settings, stack)
         await stack.enter_async_context(external_api.opened())
@@ -139,8 +147,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await stack.enter_async_context(open_file_workers(settings))
         stack.push_async_callback(background.drain, _DRAIN_SECONDS)
         background.start(finish_deletions(), name="finish_deletions")
-        sender = asyncio.create_task(send_forever(), name="outbox")
-        stack.push_async_callback(_cancel, sender)
+        stack.push_async_callback(_cancel, asyncio.create_task(send_forever(), name="outbox"))
         stack.push_async_callback(_flush_last)
         stack.push_async_callback(_cancel, asyncio.create_task(key_usage_service.flush_forever(), name="key_usage"))
         stack.push_async_callback(_cancel, asyncio.create_task(refusal_service.keep_flushing(), name="refusals"))
@@ -177,6 +184,10 @@ def _warn(settings: Settings) -> None:
     """Of what production starts with, although it should not be."""
     if roles := roles_without_second_factor(settings):
         _log.warning("second_factor_not_required", roles=roles, hint="set REQUIRE_MFA_FOR")
+    if "*" in settings.trusted_hosts:
+        _log.warning("any_host_answered", hint=f'set TRUSTED_HOSTS=["{urlsplit(settings.public_url).hostname}"]')
+    if not settings.trusted_proxies:
+        _log.warning("no_proxy_trusted", hint="set TRUSTED_PROXIES to what ends TLS, or nobody is sent to https")
     if settings.workers > 1 and not settings.has_shared_rate_limits:
         _log.warning("rate_limits_multiplied", workers=settings.workers, hint="set RATE_LIMIT_STORAGE_URL=redis://...")
 

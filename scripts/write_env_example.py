@@ -21,6 +21,7 @@ GROUPS: Final = {
     "DATA_DIR": "Database and files",
     "SECRET_KEY": "Secrets, tokens and accounts",
     "SMTP_URL": "Mail",
+    "MAX_CONNECTIONS": "Connections",
     "ASSISTANT_BASE_URL": "Assistant",
     "MIGRATE_ON_START": "Migrations",
     "CORS_ORIGINS": "Browsers, proxies and host names",

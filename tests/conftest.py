@@ -24,6 +24,7 @@ from app.db import change_feed, mongo
 from app.db.embedded import embedded_server, try_lock
 from app.main import create_app
 from app.models.audit_event import AuditEvent
+from tests import leaks
 from tests.commands import Commands
 from tests.mailbox import Mailbox, open_mailbox
 from tests.measuring import measured
@@ -56,6 +57,10 @@ class SettingsOfTests(Settings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        WATCH.made(*leaks.secrets_of(dict(self)))
 
 
 # An application that stops waits for the next word of the change feed. Here a thousand of them stop.
@@ -97,9 +102,16 @@ if _MADE_HERE:
     )
 TEST_HOME = Path(os.environ["OCTOPUS_TEST_HOME"])
 
+# What this process logs, and the secrets it makes: the end of the run looks for these in the logs of all.
+_WATCHED = TEST_HOME / "watched"
+WATCH = leaks.Watch(_WATCHED, f"{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{os.getpid()}")
+leaks.install(WATCH)
+WATCH.made(SECRET, ENCRYPTION_KEY, PRODUCTION["bootstrap_token"])
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     """Remove what runs have left that were killed: folders whose server nobody uses any more."""
+    config.pluginmanager.register(leaks.Plugin(WATCH, _WATCHED if _MADE_HERE else None))
     for lock in TEST_HOME.parent.glob("octopus-test-*/mongodb/in-use.lock") if _MADE_HERE else ():
         with lock.open("w") as file:
             if try_lock(file, fcntl.LOCK_EX):

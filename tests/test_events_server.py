@@ -174,7 +174,7 @@ class TestTwoWorkers:
 
 def worker_of(server: Server) -> int:
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    return next(int(line["event"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["event"])
+    return next(int(line["message"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["message"])
 
 
 def write_through(server: Server, chat: Chat, person: Person, count: int) -> None:
@@ -255,7 +255,7 @@ class TestSlowClient:
                 for _ in range(400):
                     assert client.post(f"{chat.path}/messages", json={"content": "x" * 32_000}).status_code == 201
             grown = memory_of(server) - before
-            until(lambda: server.log.read_text().count("event_stream_cut_off") == 20)
+            until(lambda: server.log.read_text().count('"message":"event_stream_cut_off"') == 20)
             until(lambda: len(connections_of(server)) <= 3, seconds=40)  # the fast one, and idle ones of clients
             assert len(fast.seqs()) == 400
             for connection in slow:
@@ -333,6 +333,6 @@ class TestStop:
 
         until(lambda: "/events" in server.log.read_text())
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-        [line] = [line for line in lines if line.get("path", "").endswith("/events")]
-        assert (line["event"], line["status"]) == ("request", 200)
-        assert at_least <= line["ms"] < 30_000
+        [line] = [line for line in lines if line.get("url.path", "").endswith("/events")]
+        assert (line["message"], line["http.response.status_code"]) == ("request", 200)
+        assert at_least <= line["event.duration"] / 10**6 < 30_000

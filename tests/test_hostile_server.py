@@ -46,15 +46,16 @@ class Server:
             return answer_of(connection)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it has logged since the test began."""
-        return [json.loads(line) for line in self.log.read_bytes()[self.mark :].splitlines()]
+        """What it has logged since the test began, but for a line that it is just writing."""
+        whole = self.log.read_bytes()[self.mark :].rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
 
     def wait_for_requests(self, request_id: str, count: int) -> list[dict[str, Any]]:
         """The access lines of requests with such an id, once there are that many: those requests are over."""
         give_up_at = time.monotonic() + PATIENCE_SECONDS
         while True:
-            lines = [line for line in self.lines() if line.get("event") == "request"]
-            found = [line for line in lines if line["request_id"].startswith(request_id)]
+            lines = [line for line in self.lines() if line["message"] == "request"]
+            found = [line for line in lines if line["http.request.id"].startswith(request_id)]
             if len(found) >= count:
                 return found
             assert time.monotonic() < give_up_at, f"only {len(found)} requests arrived"
@@ -67,7 +68,7 @@ class Server:
         """It runs, it answers, and nothing has surprised it."""
         assert self.process.poll() is None
         assert self.client.get("/health/ready").status_code == 200
-        assert [line for line in self.lines() if line["level"] in {"error", "critical"}] == []
+        assert [line for line in self.lines() if line["log.level"] in {"error", "critical"}] == []
         return True
 
     def forget_peak(self) -> int:
@@ -301,8 +302,8 @@ class TestHangingUp:
                 how(connection)
 
         lines = server.wait_for_requests("late-", 20)
-        assert {line["status"] for line in lines} <= {201, 400}
-        assert len(server.emails()) == [line["status"] for line in lines].count(201)
+        assert {line["http.response.status_code"] for line in lines} <= {201, 400}
+        assert len(server.emails()) == [line["http.response.status_code"] for line in lines].count(201)
         assert server.database["audit_events"].count_documents({"action": "user:created"}) == len(server.emails())
         assert server.is_well()
 
@@ -326,7 +327,7 @@ class TestHangingUp:
 
         [line] = server.wait_for_requests(f"short-{promised}", 1)
         assert status_of(answer) in {None, 400}
-        assert line["status"] == 400
+        assert line["http.response.status_code"] == 400
         assert server.emails() == []
         assert server.is_well()
 
@@ -375,7 +376,7 @@ class TestInvalidHttp:
 
         server.ask(head % (len(smuggled) + 5) + b"0\r\n\r\n" + smuggled)
 
-        assert [line for line in server.lines() if line.get("path") == "/smuggled"] == []
+        assert [line for line in server.lines() if line.get("url.path") == "/smuggled"] == []
         assert server.is_well()
 
 

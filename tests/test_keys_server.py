@@ -149,7 +149,7 @@ class TestKeyInTheWrongPlace:
         until(lambda: "the-last" in server.log.read_text())
         log = server.log.read_text()
         assert [line for line in log.splitlines() if key[17:] in line] == []
-        paths = [json.loads(line).get("path") for line in log.splitlines()]
+        paths = [json.loads(line).get("url.path") for line in log.splitlines()]
         assert f"/{key[:17]}…" in paths
 
 

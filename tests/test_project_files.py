@@ -131,7 +131,7 @@ class TestImage:
             server.terminate()
             _, log = server.communicate(timeout=15)
 
-        assert '"event":"stopped"' in log
+        assert '"message":"stopped"' in log
         assert set(image.rglob("*")) == before
 
     @pytest.mark.parametrize(("status", "is_healthy"), [(200, True), (400, True), (500, False), (503, False)])

@@ -114,6 +114,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_refused(port: int) -> bool:
+    """Whether a connection is, at once."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def processes_of(folder: Path) -> list[int]:
     """The embedded database of the folder, and its keeper."""
     found = []
@@ -177,14 +186,15 @@ class TestStart:
 
         until(lambda: "req-7" in server.log.read_text())  # it is written once the answer is out
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-        (line,) = [line for line in lines if line.get("request_id") == "req-7"]
-        assert (line["event"], line["method"], line["path"], line["status"], line["ip"]) == (
+        (line,) = [line for line in lines if line.get("http.request.id") == "req-7"]
+        names = ("message", "http.request.method", "url.path", "http.response.status_code", "client.ip")
+        assert [line[name] for name in names] == [
             "request",
             "GET",
             "/api/v1/users/username/nobody",
             404,
             "127.0.0.1",
-        )
+        ]
 
     def test_writes_no_secret_to_its_log(self, start: Start, database_url: str) -> None:
         server = start(DATABASE_URL=database_url, DEBUG="true").ready()
@@ -289,7 +299,8 @@ class TestStop:
         assert connection.sock.recv(1000).startswith(b"HTTP/1.1 100")  # now the application waits for the body
 
         server.process.terminate()
-        until(lambda: "Shutting down" in server.log.read_text())
+        until(lambda: server.log.read_text().count("Shutting down") == int(workers))
+        until(lambda: is_refused(server.port))
         connection.send(body)
         response = connection.getresponse()
 
@@ -331,7 +342,7 @@ class TestKill:
         server = start("--workers", "2", DATABASE_URL=database_url).ready()
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
         worker = next(
-            int(line["event"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["event"]
+            int(line["message"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["message"]
         )
 
         os.kill(worker, signal.SIGKILL)

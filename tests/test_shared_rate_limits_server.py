@@ -38,7 +38,7 @@ def statuses(server: Server, count: int) -> list[int]:
 def events(server: Server) -> list[str]:
     """What the log tells of the store of rates, in order."""
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
-    return [line["event"] for line in lines if line["event"].startswith("rate_limit_store")]
+    return [line["message"] for line in lines if line["message"].startswith("rate_limit_store")]
 
 
 class TestSeveralServers:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.core.config import get_settings
+from app.core.logging_config import get_logger
 from app.services import event_hub
 
 if TYPE_CHECKING:
@@ -13,31 +15,41 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 _STALLED_SECONDS: Final = 20.0
+_BODY_SECONDS = 30.0
 _END_OF_HEADERS: Final = b"\r\n\r\n"
 
+_log = get_logger(__name__)
 
-def _answer(status: HTTPStatus, detail: str) -> bytes:
+
+def _answer(status: HTTPStatus, detail: str, *, code: str = "invalid_request", more: str = "") -> bytes:
     """A whole response for a request that never became one: it has no path and no id."""
     body = orjson.dumps(
         {
-            "type": "urn:octopus:problem:invalid_request",
+            "type": f"urn:octopus:problem:{code}",
             "title": status.phrase,
             "status": int(status),
             "detail": detail,
             "instance": "/",
-            "code": "invalid_request",
+            "code": code,
             "request_id": None,
         }
     )
     head = (
         f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n{more}\r\n"
     )
     return head.encode() + body
 
 
 _TOO_LARGE: Final = _answer(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and headers are larger than 64 KiB."
+)
+_TOO_SLOW: Final = _answer(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
+_TOO_MANY: Final = _answer(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "There are too many connections. Try again in a moment.",
+    code="busy",
+    more="retry-after: 2\r\n",
 )
 _INVALID: Final = _answer(HTTPStatus.BAD_REQUEST, "This is not HTTP.")
 
@@ -46,7 +58,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Refuses a request line and headers over 64 KiB before they are parsed, and as much in trailers.
 
     The parser keeps what it has not finished, so a client could make it keep anything. Hangs up on who takes nothing
-    of an answer for 20 s: what waits for it is kept until then, also by a connection that was asked to close.
+    of an answer for 20 s: what waits for it is kept until then, also by a connection that was asked to close. Gives up
+    headers that take too long, a body that drips, and connections beyond the most.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,6 +68,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._bytes_without_body = 0
         self._tail = b""
         self._stalled: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None  # what is still to come of the headers, or of the body
+        self._came_of_body = 0
+        self._was_held_back = False
+        self._settings = get_settings()
+
+    def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._settings.max_connections:
+            transport.write(_TOO_MANY)
+            transport.close()
+        else:
+            self._expect_headers()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -66,6 +91,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch_writing()
+        self._expect_nothing()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -96,8 +122,57 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self._bytes_without_body += len(data)
         super().data_received(data)
-        if self._bytes_without_body > MAX_HEADER_BYTES and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._bytes_without_body > MAX_HEADER_BYTES:
             self._refuse()
+        elif self._late is None:  # of most requests all has come by now
+            self._expect_the_rest()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _expect_nothing(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _expect_the_rest(self) -> None:
+        if not self._is_in_headers:
+            if self._settings.min_body_rate:
+                self._expect_body()
+        elif not self._is_answering():
+            self._expect_headers()
+
+    def _expect_headers(self) -> None:
+        self._late = self.loop.call_later(self._settings.header_timeout_seconds, self._give_up_headers)
+
+    def _give_up_headers(self) -> None:
+        self._late = None
+        if self._is_answering():  # what has come of the next request waits for its turn
+            return
+        if self._bytes_without_body:
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+
+    def _expect_body(self) -> None:
+        self._came_of_body, self._was_held_back = 0, self._holds_back()
+        self._late = self.loop.call_later(_BODY_SECONDS, self._give_up_body)
+
+    def _holds_back(self) -> bool:
+        """Whether it is not the sender for whom the body waits."""
+        return self.flow.read_paused or (self.cycle.waiting_for_100_continue and not self.cycle.response_started)
+
+    def _give_up_body(self) -> None:
+        is_enough = self._came_of_body >= self._settings.min_body_rate * _BODY_SECONDS
+        if is_enough or self._was_held_back or self._holds_back():
+            self._expect_body()
+            return
+        self._late = None
+        _log.info("body_too_slow", bytes=self._came_of_body, ip=self.client[0] if self.client else None)
+        if not self.cycle.response_started:
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
 
     def _fits(self, data: bytes) -> bool:
         """Whether the headers end within the bound, or have not reached it yet."""
@@ -119,12 +194,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_headers, self._bytes_without_body = False, 0
+        self._expect_nothing()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._bytes_without_body = 0
+        self._came_of_body += len(body)
         super().on_body(body)
+        self._was_held_back |= self.flow.read_paused
 
     def on_message_complete(self) -> None:
         self._is_in_headers, self._bytes_without_body, self._tail = True, 0, b""
+        self._expect_nothing()
         super().on_message_complete()

@@ -16,26 +16,23 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem, refuse, render_unexpected
+from app.api.https import came_in_clear
 from app.api.rate_limit import headers_of
+from app.api.request_log import RequestLog, route_of
 from app.api.streamed import is_streamed
 from app.core.context import RequestContext, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
 from app.core.key_format import masked
 from app.core.key_usage import gathered as key_usage
-from app.core.logging_config import get_logger
 from app.core.metrics import IN_FLIGHT, count_request
 from app.core.network import client_address
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _DOCUMENTATION: Final = ("/docs", "/redoc")
-_QUIET: Final = ("/health", "/metrics")
 _USER_AGENT_LENGTH: Final = 400
-_NO_ROUTE: Final = "unmatched"
 _DENIALS: Final = frozenset({401, 403, 429})
 _LINGER_SECONDS: Final = 2.0
 _OF_THE_BODY: Final = ("content-length", "content-type")
-
-_log = get_logger(__name__)
 
 
 class RequestContextMiddleware:
@@ -44,6 +41,7 @@ class RequestContextMiddleware:
     def __init__(self, app: ASGIApp, trusted_proxies: tuple[str, ...]) -> None:
         self.app = app
         self.trusted_proxies = trusted_proxies
+        self.log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,7 +65,7 @@ class RequestContextMiddleware:
         finally:
             IN_FLIGHT.move(-1)
             count_request(scope["method"], route_of(scope), status, (answered or time.perf_counter()) - started)
-            _log_request(scope, context, status, started)
+            self.log.write(scope, context, status, started)
             if context.api_key_id is not None:
                 key_usage.count(context.api_key_id, ip=context.client_ip, is_denied=status in _DENIALS)
 
@@ -81,26 +79,6 @@ class RequestContextMiddleware:
             request_id=proposed if is_fit else secrets.token_hex(12),
             client_ip=client_address(peer, ",".join(forwarded) or None, self.trusted_proxies),
             user_agent=masked(headers.get("user-agent", ""))[:_USER_AGENT_LENGTH] or None,
-        )
-
-
-def route_of(scope: Scope) -> str:
-    """The template of the route that a request has met, such as `/api/v1/items/{item_id}`."""
-    path: str = getattr(scope.get("route"), "path", _NO_ROUTE)
-    return path
-
-
-def _log_request(scope: Scope, context: RequestContext, status: int, started: float) -> None:
-    if not scope["path"].startswith(_QUIET):
-        _log.info(
-            "request",
-            method=scope["method"],
-            path=masked(scope["path"]),
-            route=route_of(scope),
-            status=status,
-            ms=round((time.perf_counter() - started) * 1000, 2),
-            ip=context.client_ip,
-            **context.log,
         )
 
 
@@ -139,17 +117,21 @@ class SecurityHeadersMiddleware:
     NO_STORE: Final = (b"cache-control", b"no-store")
     POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
-    def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
+    TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
+
+    def __init__(self, app: ASGIApp, *, is_https: bool, trusted_proxies: tuple[str, ...]) -> None:
         self.app = app
-        transport = [(b"strict-transport-security", b"max-age=63072000; includeSubDomains")] if is_https else []
-        self.for_pages = [*self.HEADERS, *transport]
-        self.for_data = [*self.for_pages, self.POLICY]
+        self.is_https = is_https
+        self.trusted_proxies = trusted_proxies
+        self.for_data = [*self.HEADERS, self.POLICY]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        extra = self.for_pages if scope["path"].startswith(_DOCUMENTATION) else self.for_data
+        extra = self.HEADERS if scope["path"].startswith(_DOCUMENTATION) else self.for_data
+        if self.is_https and not came_in_clear(scope, self.trusted_proxies):  # RFC 6797 forbids it there
+            extra = [*extra, self.TRANSPORT]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

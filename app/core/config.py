@@ -21,6 +21,7 @@ from app.core.observability_settings import ObservabilitySettings
 from app.core.production import faults_in_production
 from app.core.scopes import Role
 from app.core.secret_checks import faults_of_secrets
+from app.core.server_settings import ServerSettings
 from app.core.setting_types import DatabaseUrl, Networks, Rate
 from app.core.shared_rate_limit import StoreUrl
 from app.core.smtp_server import SmtpServer
@@ -34,7 +35,7 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class Settings(ObservabilitySettings, AssistantSettings, MigrationSettings, BaseSettings):
+class Settings(ObservabilitySettings, AssistantSettings, MigrationSettings, ServerSettings, BaseSettings):
     """Every setting, with its default. The variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(

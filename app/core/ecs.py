@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from app.core.hash_chain import render_time
 
-VERSION: Final = "8.17"
+VERSION: Final = "8.17.0"
 # A category goes only with the types that the schema names for it: there is no `denied` in `authentication` or `iam`,
 # and no `creation` in `database`. That something was refused is said by `event.outcome` there.
 _CATEGORIES: Final[Mapping[str, tuple[str, ...]]] = {

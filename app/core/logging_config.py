@@ -1,54 +1,77 @@
 """Structured logs: one event a line, JSON unless a person is watching, the request id on every line."""
 
-import json
 import logging
-import re
 import sys
-from functools import lru_cache
 from typing import Any, Final
 
-import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from app.core import tracing
+from app.core import log_line, tracing
 from app.core.context import current_context
 
-# Values under such names never reach a log, whoever logs them.
-_SECRET_NAME: Final = re.compile(
-    r"password|secret|token|authorization|cookie|digest|hash|api_?key$|^key$", re.IGNORECASE
+_CHATTY: Final = (
+    *("pymongo", "asyncio", "passlib", "apscheduler", "httpx", "httpcore", "sse_starlette", "azure", "msal"),
+    *("opentelemetry", "urllib3"),
 )
 
 
 def configure_logging(level: str) -> None:
     """Route structlog and the standard library's logging to standard error, in one form."""
-    is_watched = sys.stderr.isatty()
+    stream = sys.stderr
+    is_watched = stream.isatty()
+    processors, formatter = _for_people() if is_watched else _for_machines()
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    for noisy in _CHATTY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.access").disabled = True  # the middleware writes that line, with the request id
+
+
+def get_logger(name: str) -> Any:
+    """A logger whose lines say which module wrote them."""
+    return structlog.get_logger(module=name)
+
+
+def _for_machines() -> tuple[list[Processor], logging.Formatter]:
+    return [_render], _LineFormatter()
+
+
+def _render(_: WrappedLogger, level: str, event: EventDict) -> str:
+    return log_line.render(level, dict(event))
+
+
+class _LineFormatter(logging.Formatter):
+    """The lines of the standard library's loggers, in the form of ours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = log_line.without_credentials(record.getMessage())
+        event = {"event": words, "log.logger": record.name, "exc_info": record.exc_info}
+        return log_line.render(record.levelname.lower(), event)
+
+
+def _for_people() -> tuple[list[Processor], logging.Formatter]:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         _add_request_id,
         _add_trace,
-        _drop_secrets,
+        _clean,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Processor = structlog.dev.ConsoleRenderer() if is_watched else _render_json
-    structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
+    # The other formatters print the values of variables beside a trace, once a certain package is installed.
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[_clean_words, *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=level, force=True)
-    quiet = ("pymongo", "asyncio", "passlib", "apscheduler", "httpx", "httpcore", "sse_starlette", "azure", "msal")
-    for noisy in quiet:
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.access").disabled = True  # the middleware writes that line, with the request id
+    return [*shared, renderer], formatter
 
 
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -65,34 +88,20 @@ def _add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def _drop_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    return {name: _without_secrets(name, value) for name, value in event.items()}
+def _clean_words(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event["event"] = log_line.without_credentials(str(event["event"]))
+    return event
 
 
-def _without_secrets(name: str, value: Any) -> Any:
-    if _is_secret_name(name):
-        return "[removed]"
-    if isinstance(value, dict):
-        return {key: _without_secrets(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_secrets("", inner) for inner in value]
-    return value
+def _clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """As a line for machines: no secrets, and nothing that steers the terminal."""
+    error = log_line.exception_of(event.pop("exc_info", None))
+    cleaned = {
+        name: log_line.REMOVED if log_line.is_secret_name(name) else _shown(name, value)
+        for name, value in event.items()
+    }
+    return cleaned | ({"exception": log_line.trace_of(error)} if error else {})
 
 
-@lru_cache(maxsize=1024)
-def _is_secret_name(name: str) -> bool:
-    return _SECRET_NAME.search(name) is not None
-
-
-def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    if "event.kind" in event:  # an audit event: in its schema `event` is an object, and a line has a `message`
-        event["message"] = event.pop("event")
-    try:
-        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # what orjson can't write, such as half a surrogate pair: a line must not be lost for that
-        return json.dumps(event, default=str, skipkeys=True)
-
-
-def get_logger(name: str) -> Any:
-    """A logger whose lines say which module wrote them."""
-    return structlog.get_logger(module=name)
+def _shown(name: str, value: Any) -> Any:
+    return value if name.startswith("_") else log_line.clean(value)  # what is between the library's own parts

@@ -18,4 +18,4 @@ class Live(ResponseBody):
 class Health(ResponseBody):
     status: Literal["healthy", "unhealthy"]
     version: str
-    checks: dict[str, Literal["ok", "unavailable"]]
+    checks: dict[str, Literal["ok", "unavailable", "stopping"]]

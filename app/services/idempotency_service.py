@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 from bson import ObjectId
+from cryptography.fernet import InvalidToken
 
 from app.core.clock import utc_now
 from app.core.config import get_settings
@@ -27,6 +28,7 @@ _KEPT: Final = timedelta(hours=24)
 _HOLD: Final = timedelta(seconds=60)
 _PROLONGED_IN_TIME: Final = 3  # times in each hold, so that one that fails is none too many
 _PURPOSE: Final = "idempotent request"
+_LOST: Final = "This request was carried out, but its answer was lost. Look for what it has made."
 _SMALL_BYTES: Final = 64 * 1024  # up to here a thread costs more than the encryption
 
 
@@ -83,10 +85,17 @@ async def begin(caller: str, key: str, request: bytes) -> Attempt | Answer:
     if not any(hmac.compare_digest(before.fingerprint, mac) for mac in known):
         raise IdempotencyKeyReusedError
     if before.answer is not None:
-        return _opened(await _with_cipher("decrypt", before.answer))
+        return await _answer_of(before.answer)
     if before.state is IdempotencyState.COMMITTED and before.until <= now:
-        raise ConflictError("This request was carried out, but its answer was lost. Look for what it has made.")
+        raise ConflictError(_LOST)
     raise IdempotencyInProgressError
+
+
+async def _answer_of(sealed: bytes) -> Answer:
+    try:
+        return _opened(await _with_cipher("decrypt", sealed))
+    except InvalidToken as error:  # its key is no longer among ENCRYPTION_KEYS: nobody can read it
+        raise ConflictError(_LOST) from error
 
 
 async def prolong(attempt: Attempt) -> None:

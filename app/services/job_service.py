@@ -154,7 +154,7 @@ async def _outcome_of(kind: JobType, holder: str, asked_at: float) -> tuple[JobO
         return JobOutcome.INTERRUPTED, {}, None
     if (error := work.exception()) is not None:
         is_told = isinstance(error, AppError)  # its message says all there is
-        _log.error("job_failed", job=kind.name, error=str(error), exc_info=None if is_told else error)
+        _log.error("job_failed", job=kind.name, reason=str(error), exc_info=None if is_told else error)
         return JobOutcome.FAILURE, {}, type(error).__name__
     is_cut_short = work.cancelling() > 0  # it may have ended by itself when it was told to
     return JobOutcome.INTERRUPTED if is_cut_short else JobOutcome.SUCCESS, work.result()._asdict(), None

@@ -150,10 +150,10 @@ class TestUnexpectedError:
             response = await client.get("/api/v1/users/username/ada", headers={"X-Request-ID": "broken-1"})
 
         lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-        logged = [line for line in lines if line["event"] == "unexpected_error"]
+        logged = [line for line in lines if line["message"] == "unexpected_error"]
         assert response.status_code == 500
-        assert [line["request_id"] for line in logged] == ["broken-1"]
-        assert "RuntimeError" in logged[0]["exception"]
+        assert [line["http.request.id"] for line in logged] == ["broken-1"]
+        assert "RuntimeError" in logged[0]["error.stack_trace"]
 
     async def test_leaves_the_service_working(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
         _break_look_up(monkeypatch, RuntimeError(SECRET_TEXT))

@@ -282,6 +282,19 @@ class TestRefusal:
 
 
 class TestAnswer:
+    async def test_that_nobody_can_read_any_more_is_said_to_be_lost(
+        self, serve: Serve, client: AsyncClient, ada: SignedInUser
+    ) -> None:
+        assert (await post(client, ada.headers)).status_code == 201
+
+        async with serve(encryption_keys=["q0Jc2lVbY8nZ5tR7uW1xE3sD6fG9hK4mP0aQ2wS5dF8="]) as other:
+            again = await post(other, ada.headers)
+            items = (await other.get(ITEMS, headers=ada.headers)).json()
+
+        assert verdict(again) == (409, "conflict")
+        assert "idempotent-replayed" not in again.headers
+        assert len(items) == 1
+
     async def test_that_holds_a_new_key_is_kept_encrypted(self, client: AsyncClient, ada: SignedInUser) -> None:
         body = {"name": "bot", "scopes": ["read"]}
         first = await post(client, ada.headers, url="/api/v1/api-keys", body=body)

@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -8,7 +9,11 @@ from httpx import AsyncClient
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.middleware import UnexpectedErrorMiddleware
+from app.api.request_log import RequestLog
 from app.core.config import Settings
+from app.core.context import RequestContext
+from app.core.logging_config import configure_logging
+from app.core.version import VERSION
 from app.main import create_app
 from app.models.audit_event import AuditEvent
 from app.models.session import Session
@@ -26,7 +31,7 @@ def log_lines(capfd: Captured) -> list[dict[str, Any]]:
 
 
 def access_lines(capfd: Captured) -> list[dict[str, Any]]:
-    return [line for line in log_lines(capfd) if line.get("event") == "request"]
+    return [line for line in log_lines(capfd) if line["message"] == "request"]
 
 
 class TestMisplacedKey:
@@ -100,7 +105,7 @@ class TestRequestId:
 
         assert_problem(response, 404, "not_found")
         assert response.json()["request_id"] == "order-17"
-        assert [line["request_id"] for line in access_lines(capfd)] == ["order-17"]
+        assert [line["http.request.id"] for line in access_lines(capfd)] == ["order-17"]
 
     @pytest.mark.parametrize("path", ["/health", "/docs", "/openapi.json", "/nothing", "/api/v1/auth/me"])
     async def test_is_on_every_answer(self, client: AsyncClient, path: str) -> None:
@@ -307,16 +312,30 @@ class TestTrustedHosts:
 
 class TestAccessLog:
     async def test_has_one_line_for_a_request(self, serve: Serve, capfd: Captured) -> None:
+        headers = {"X-Request-ID": "order-17", "User-Agent": "probe/1"}
         async with serve() as client:
-            await client.post("/api/v1/auth/login?a=b", json={}, headers={"X-Request-ID": "order-17"})
+            await client.post("/api/v1/auth/login?a=b", json={}, headers=headers)
 
         [line] = access_lines(capfd)
-        assert line["method"] == "POST"
-        assert line["path"] == "/api/v1/auth/login"
-        assert line["status"] == 422
-        assert line["request_id"] == "order-17"
-        assert line["ip"] == "127.0.0.1"
-        assert line["ms"] >= 0
+        assert 0 < line.pop("event.duration") < 60 * 10**9
+        assert datetime.fromisoformat(line.pop("@timestamp")).tzinfo is UTC
+        assert line == {
+            "log.level": "info",
+            "message": "request",
+            "event.action": "request",
+            "event.dataset": "octopus.access",
+            "event.outcome": "failure",
+            "http.request.method": "POST",
+            "url.path": "/api/v1/auth/login",
+            "http.response.status_code": 422,
+            "http.request.id": "order-17",
+            "client.ip": "127.0.0.1",
+            "user_agent.original": "probe/1",
+            "log.logger": "app.api.request_log",
+            "service.name": "octopus",
+            "service.version": VERSION,
+            "ecs.version": "8.17.0",
+        }
 
     async def test_says_who_called(self, serve: Serve, capfd: Captured) -> None:
         async with serve() as client:
@@ -324,29 +343,48 @@ class TestAccessLog:
             await client.get("/api/v1/auth/me", headers=ada.headers)
 
         [line] = access_lines(capfd)
-        assert line["principal"] == f"user:{ada.id}"
+        assert (line["octopus.principal"], line["user.id"]) == (f"user:{ada.id}", str(ada.id))
 
     async def test_says_why_a_request_was_refused(self, serve: Serve, capfd: Captured) -> None:
         async with serve() as client:
             await client.get("/api/v1/auth/me")
 
         [line] = access_lines(capfd)
-        assert (line["status"], line["code"]) == (401, "not_authenticated")
+        assert (line["http.response.status_code"], line["error.code"]) == (401, "not_authenticated")
 
-    @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
-    async def test_leaves_out_probes(self, serve: Serve, capfd: Captured, path: str) -> None:
+    @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
+    def test_has_of_probes_the_first_each_change_each_failure_and_one_a_minute(
+        self, capfd: Captured, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        configure_logging("INFO")
+        log, clock = RequestLog(), 1000.0
+        monkeypatch.setattr("app.api.request_log.time.perf_counter", lambda: clock)
+
+        for status in (200, 200, 200, 503, 503, 200, 200):
+            clock += 5
+            log.write({"method": "GET", "path": path}, RequestContext(), status, clock)
+        clock += 59.9
+        log.write({"method": "GET", "path": path}, RequestContext(), 200, clock)
+
+        told = [(line["http.response.status_code"], line.get("octopus.probes_untold")) for line in access_lines(capfd)]
+        assert told == [(200, None), (503, 2), (503, None), (200, None), (200, 1)]
+
+    async def test_has_every_request_to_what_is_no_probe(self, serve: Serve, capfd: Captured) -> None:
         async with serve() as client:
-            await client.get(path)
+            for path in ("/health/live", "/health/live", "/healthy", "/healthy", "/health/other"):
+                await client.get(path)
 
-        assert access_lines(capfd) == []
+        paths = [line["url.path"] for line in access_lines(capfd)]
+        assert paths == ["/health/live", "/healthy", "/healthy", "/health/other"]
 
     async def test_can_not_be_forged_by_a_path(self, serve: Serve, capfd: Captured) -> None:
         async with serve() as client:
-            await client.get('/a%0A{"event":"request","status":200}')
+            await client.get('/a%0A{"message":"request"}%1B[2J', headers={b"User-Agent": b"a\x9b2Jb"})
 
         [line] = access_lines(capfd)
-        assert line["status"] == 404
-        assert line["path"] == '/a\n{"event":"request","status":200}'
+        assert line["http.response.status_code"] == 404
+        assert line["url.path"] == '/a\\n{"message":"request"}\\x1b[2J'
+        assert line["user_agent.original"] == "a\\x9b2Jb"
 
     async def test_holds_no_secret(self, serve: Serve, capfd: Captured) -> None:
         async with serve() as client:
@@ -370,7 +408,7 @@ class TestAccessLog:
             *(signed_in["access_token"], signed_in["refresh_token"]),
             *(refreshed["access_token"], refreshed["refresh_token"]),
         ]
-        assert captured.err.count('"event":"request"') == 8
+        assert captured.err.count('"message":"request"') == 8
         assert [secret for secret in secrets if secret in captured.err + captured.out] == []
 
 

@@ -1,7 +1,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ import structlog
 
 from app.core.context import RequestContext, set_context
 from app.core.logging_config import configure_logging, get_logger
+from app.core.version import VERSION
 
 Captured = pytest.CaptureFixture[str]
 
@@ -29,15 +30,29 @@ def written(captured: Captured) -> list[dict[str, Any]]:
     return [json.loads(line) for line in captured.readouterr().err.split("\n") if line]
 
 
+def fail(words: str) -> None:
+    raise ValueError(words)
+
+
 class TestLine:
     def test_is_one_json_object(self, capsys: Captured) -> None:
         configure_logging("INFO")
+        set_context(RequestContext())
 
         get_logger("app.tea").info("brewed", cups=2)
 
         (line,) = written(capsys)
-        assert (line["event"], line["cups"], line["level"], line["module"]) == ("brewed", 2, "info", "app.tea")
-        assert datetime.fromisoformat(line["timestamp"]).tzinfo is not None
+        assert abs(datetime.fromisoformat(line.pop("@timestamp")) - datetime.now(UTC)) < timedelta(minutes=1)
+        assert line == {
+            "log.level": "info",
+            "message": "brewed",
+            "event.action": "brewed",
+            "log.logger": "app.tea",
+            "octopus.cups": 2,
+            "service.name": "octopus",
+            "service.version": VERSION,
+            "ecs.version": "8.17.0",
+        }
 
     def test_is_the_same_for_the_standard_library(self, capsys: Captured) -> None:
         configure_logging("INFO")
@@ -45,15 +60,38 @@ class TestLine:
         logging.getLogger("somebody.else").info("hello %s", "there")
 
         (line,) = written(capsys)
-        assert (line["event"], line["level"]) == ("hello there", "info")
+        assert (line["message"], line["log.level"], line["log.logger"]) == ("hello there", "info", "somebody.else")
+        assert "event.action" not in line
 
     def test_stays_one_line_whatever_it_holds(self, capsys: Captured) -> None:
         configure_logging("INFO")
 
-        get_logger("app.tea").info("brewed", path='/a\n{"event": "forged"}\r\n\u2028')
+        get_logger("app.tea").info("brewed", path='/a\n{"message": "forged"}\r\n\u2028', names=["\x1b[2Jada\x9b1m"])
+        logging.getLogger("somebody.else").info("hello\n{}\u202e")
 
-        (line,) = written(capsys)
-        assert line["event"] == "brewed"
+        ours, theirs = written(capsys)
+        assert ours["message"] == "brewed"
+        assert ours["url.path"] == '/a\\n{"message": "forged"}\\r\\n\\u2028'
+        assert ours["octopus.names"] == ["\\x1b[2Jada\\x9b1m"]
+        assert theirs["message"] == "hello\\n{}\\u202e"
+
+    def test_is_bounded_and_tells_the_essential_all_the_same(self, capsys: Captured) -> None:
+        configure_logging("INFO")
+        deep: list[object] = []
+        deep.append(deep)
+
+        try:
+            fail("\U0001f419" * 100_000)
+        except ValueError:
+            get_logger("app.tea").exception(
+                "spilled", status=500, path="/" + "\U0001f419" * 100_000, cups=["x" * 2000] * 1000, deep=deep
+            )
+
+        text = capsys.readouterr().err
+        line = json.loads(text)
+        assert len(text.encode()) <= 16 * 1024
+        assert (line["message"], line["http.response.status_code"], line["octopus.is_cut"]) == ("spilled", 500, True)
+        assert line["error.type"] == "ValueError"
 
     @pytest.mark.parametrize("value", [object(), b"\xff", {1: 2}, {"a", "b"}, 2**80, "\ud800", float("nan")])
     def test_is_written_for_any_value(self, capsys: Captured, value: object) -> None:
@@ -61,7 +99,7 @@ class TestLine:
 
         get_logger("app.tea").info("brewed", value=value)
 
-        assert [line["event"] for line in written(capsys)] == ["brewed"]
+        assert [line["message"] for line in written(capsys)] == ["brewed"]
 
     @pytest.mark.parametrize(("level", "count"), [("DEBUG", 4), ("INFO", 3), ("WARNING", 2), ("ERROR", 1)])
     def test_is_left_out_below_the_level(self, capsys: Captured, level: str, count: int) -> None:
@@ -96,7 +134,7 @@ class TestRequestId:
         get_logger("app.tea").info("brewed")
         logging.getLogger("somebody.else").warning("hello")
 
-        assert [line["request_id"] for line in written(capsys)] == ["req-7", "req-7"]
+        assert [line["http.request.id"] for line in written(capsys)] == ["req-7", "req-7"]
 
     def test_is_absent_outside_of_a_request(self, capsys: Captured) -> None:
         configure_logging("INFO")
@@ -104,7 +142,7 @@ class TestRequestId:
 
         get_logger("app.tea").info("brewed")
 
-        assert "request_id" not in written(capsys)[0]
+        assert "http.request.id" not in written(capsys)[0]
 
 
 class TestSecrets:
@@ -140,7 +178,71 @@ class TestSecrets:
         get_logger("app.tea").info("brewed", key_id="Ab3dEf9H", keyboard="grand")
 
         (line,) = written(capsys)
-        assert (line["key_id"], line["keyboard"]) == ("Ab3dEf9H", "grand")
+        assert (line["octopus.key_id"], line["octopus.keyboard"]) == ("Ab3dEf9H", "grand")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "Bearer {}",
+            "https://ada:{}@example.com/tea",
+            "GET /tea?signature={}&cups=2",
+            "{{'refresh_token': '{}', 'cups': 2}}",
+            '{{"api_key": "{}"}}',
+            "password={}",
+            "[type=string_type, input_value='{}', input_type=str]",
+            "E11000 duplicate key error dup key: {{ key_hash: '{}' }}",
+        ],
+    )
+    def test_are_removed_from_the_words_of_libraries_and_exceptions(self, capsys: Captured, words: str) -> None:
+        configure_logging("INFO")
+
+        words = words.format("tiger-9f3-x")
+
+        logging.getLogger("somebody.else").warning(words)
+        try:
+            fail(words)
+        except ValueError:
+            get_logger("app.tea").exception("spilled")
+
+        text = capsys.readouterr().err
+        assert len(text.splitlines()) == 2
+        assert "tiger-9f3-x" not in text
+
+    def test_are_removed_where_a_text_looks_like_one(self, capsys: Captured) -> None:
+        configure_logging("INFO")
+        key, token = "octopus_Ab3dEf9H_" + "q" * 38, "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI3In0.c2lnbmF0dXJl"
+
+        get_logger("app.tea").info(f"brewed {key}", cups=[key])
+        logging.getLogger("somebody.else").warning("hello %s %s", key, token)
+
+        text = capsys.readouterr().err
+        assert "octopus_Ab3dEf9H_…" in text
+        assert [part for part in ("q" * 38, "c2lnbmF0dXJl") if part in text] == []
+
+
+class TestAtATerminal:
+    """A person reads it, and a terminal obeys what it is sent."""
+
+    def test_is_a_line_without_secrets_that_steers_nothing(
+        self, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        configure_logging("INFO")
+        words = "token=tiger-9f3 \x1b[2J"
+
+        get_logger("app.tea").info("brewed", path="/a\n\x1b[2J\x9b2J", password="tiger-9f3", cups=2)
+        try:
+            fail(words)
+        except ValueError:
+            get_logger("app.tea").exception("spilled")
+        logging.getLogger("somebody.else").warning("hello\x1b[2J Bearer tiger-9f3")
+
+        text = capsys.readouterr().err
+        assert "\x1b[2J" not in text
+        assert "\x9b" not in text
+        assert "tiger-9f3" not in text
+        assert "Traceback" in text
+        assert len([line for line in text.split("\n") if "/a\\n" in line and "cups" in line]) == 1
 
 
 class TestException:
@@ -153,8 +255,9 @@ class TestException:
             get_logger("app.tea").exception("spilled")
 
         (line,) = written(capsys)
-        assert "Traceback" in line["exception"]
-        assert "KeyError: 'kettle'" in line["exception"]
+        assert "Traceback" in line["error.stack_trace"]
+        assert (line["error.type"], line["error.message"]) == ("KeyError", "'kettle'")
+        assert "KeyError: 'kettle'" in line["error.stack_trace"]
 
     def test_is_told_without_the_values_around_it(self, capsys: Captured) -> None:
         configure_logging("INFO")

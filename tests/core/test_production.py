@@ -64,3 +64,21 @@ class TestRateLimits:
         settings = make_settings(**PRODUCTION, workers=4, rate_limit_storage_url="redis://127.0.0.1:9")
 
         assert await self.multiplied(settings) == []
+
+
+class TestPlaceBehindAProxy:
+    @staticmethod
+    async def missed(settings: Settings) -> list[str]:
+        names = {"any_host_answered", "no_proxy_trusted"}
+        return [str(entry["hint"]) for entry in await lines_at_start(settings) if entry["event"] in names]
+
+    async def test_is_missed_aloud_where_it_is_not_told(self, make_settings: Make) -> None:
+        assert await self.missed(make_settings(**PRODUCTION)) == [
+            'set TRUSTED_HOSTS=["octopus.example"]',
+            "set TRUSTED_PROXIES to what ends TLS, or nobody is sent to https",
+        ]
+
+    async def test_is_not_missed_where_it_is_told(self, make_settings: Make) -> None:
+        told = {"trusted_hosts": ["octopus.example"], "trusted_proxies": ["192.0.2.1"]}
+
+        assert await self.missed(make_settings(**PRODUCTION, **told)) == []

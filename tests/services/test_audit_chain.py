@@ -304,7 +304,12 @@ class TestSeal:
 
         (line,) = [line for line in capfd.readouterr().err.splitlines() if "audit_sealed" in line]
         told = json.loads(line)
-        assert (told["level"], told["count"], told["seq"], told["head"]) == ("info", 2, 2, rows[1]["hash"])
+        assert (told["log.level"], told["octopus.count"], told["octopus.seq"], told["octopus.head"]) == (
+            "info",
+            2,
+            2,
+            rows[1]["hash"],
+        )
 
 
 class TestPrune:

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ANONYMOUS_RATE
 from app.api.responses import JsonResponse
+from app.core import stopping
 from app.core.version import VERSION
 from app.schemas.health import Health, Live, Welcome
 
@@ -30,9 +31,14 @@ async def live() -> Response:
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}}, name="ready")
 async def health(request: Request) -> Response:
-    """200 when everything that a request needs answers, else 503 naming what does not."""
+    """200 when everything that a request needs answers, else 503 naming what does not.
+
+    A server that was told to stop is not ready for more requests: then `checks` has `server: stopping`.
+    """
     answering: Checks = await request.app.state.health.get()
     checks = {name: "ok" if answers else "unavailable" for name, answers in answering._asdict().items()}
-    is_healthy = all(answering)
+    if stopping.is_stopping():
+        checks["server"] = "stopping"
+    is_healthy = set(checks.values()) == {"ok"}
     content = {"status": "healthy" if is_healthy else "unhealthy", "version": VERSION, "checks": checks}
     return JsonResponse(content, HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE)
