@@ -51,12 +51,12 @@ async def _move(to: int | None, *, is_up: bool) -> None:
 
     async with open_as_it_is(get_settings()) as database:
         schema = await Schema.of(database)
-        goal = to if to is not None else len(MIGRATIONS) if is_up else _one_back(schema)
-        count = len(schema.applied)
-        if not (count <= goal <= len(MIGRATIONS) if is_up else 0 <= goal <= count):
+        highest, count = max(len(MIGRATIONS), len(schema.names)), len(schema.applied)
+        goal = to if to is not None else highest if is_up else _one_back(schema)
+        if not (count <= goal <= highest if is_up else 0 <= goal <= count):
             sys.exit(f"{count} of {len(MIGRATIONS)} migrations are applied: there is no way from there to {goal}.")
         finished = await migrate(database, goal)
-        if is_up and goal == len(MIGRATIONS):
+        if is_up and goal >= len(MIGRATIONS):
             await ensure_indexes(database)
     print(f"{'Applied' if is_up else 'Taken back'}: {', '.join(finished) or 'nothing'}.")
 

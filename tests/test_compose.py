@@ -40,7 +40,7 @@ class TestServices:
             assert service["read_only"] is (name != "clamav"), name
             assert service["mem_limit"], name
             assert service["pids_limit"], name
-            assert service["stop_grace_period"] == "30s", name
+            assert service["stop_grace_period"] == "40s", name
             assert not service.get("privileged"), name
 
     def test_are_pinned_to_a_release(self, services: dict[str, Service]) -> None:

@@ -35,11 +35,12 @@ COMMAND = re.compile(
     r"(?:\$ |curl |python3? |docker |az |git |gh |pip |npm |openssl |mongo|GET /|POST /|import |[A-Z]=)"
 )
 MARKER = re.compile(r"<!-- (run|needs): (.+) -->")
-NEEDED = {"Azure", "PowerShell", "Docker", "a sharded cluster"}
+NEEDED = {"Azure", "PowerShell", "Docker", "a sharded cluster", "your own migration"}
 # The README is the first page that anybody sees, also as plain text: it carries no comments.
 OF_THE_README = {
-    "python3 scripts/run.py": "tests/scripts/test_environment.py",
-    "A=http://127.0.0.1:8000": HERE,
+    "python3 scripts/run.py": ("run", "tests/scripts/test_environment.py"),
+    "A=http://127.0.0.1:8000": ("run", HERE),
+    "az login": ("needs", "Azure"),
 }
 
 # A script without the step before it, which installs what the tests run in already.
@@ -110,7 +111,7 @@ def _continues_a_list(lines: list[str], at: int) -> bool:
 def _of_the_readme(block: Block) -> tuple[str, str] | None:
     if block.page != "README.md":
         return None
-    return next((("run", test) for begin, test in OF_THE_README.items() if block.text.startswith(begin)), None)
+    return next((marker for begin, marker in OF_THE_README.items() if block.text.startswith(begin)), None)
 
 
 COMMANDS = [block for page in PAGES for block in blocks(page) if block.is_command]

@@ -57,12 +57,19 @@ class Schema(NamedTuple):
         return [row["name"] for row in self.applied] + ([self.running["name"]] if self.running else [])
 
     @property
+    def surplus(self) -> list[Raw]:
+        """What only a newer version knows."""
+        return [*self.applied, *([self.running] if self.running else [])][len(MIGRATIONS) :]
+
+    @property
     def is_current(self) -> bool:
-        return self.is_marked and self.running is None and len(self.applied) == len(MIGRATIONS) and self.is_known
+        return self.is_marked and self.is_known and len(self.applied) >= len(MIGRATIONS)
 
     @property
     def is_known(self) -> bool:
-        return self.names == [migration.name for migration in MIGRATIONS[: len(self.names)]]
+        """Of what is not known, everything must be what this version can live with."""
+        known = [migration.name for migration in MIGRATIONS[: len(self.names)]]
+        return self.names[: len(known)] == known and all(row.get("is_additive") for row in self.surplus)
 
 
 async def ensure_schema(database: Database, *, migrates: bool) -> None:
@@ -105,6 +112,10 @@ async def _go(database: Database, lease: Lease, to: int) -> list[str]:
             await lease.note({"applied": [_applied(migration) for migration in MIGRATIONS]})
             return []
         await lease.note({"applied": []})
+    if schema.surplus:
+        if to < len(schema.names):
+            raise _newer(schema)
+        return []
     while (next_one := _next(schema, to)) is not None:
         migration, direction = next_one
         await _run(database, lease, migration, direction, schema)
@@ -130,7 +141,7 @@ async def _run(
     rest = [row for row in schema.applied if row["name"] != migration.name]
     running = schema.running
     if running is None or running["direction"] != direction.value:
-        running = {"name": migration.name, "direction": direction.value, "step": 0, "position": None}
+        running = {**_mark_of(migration), "direction": direction.value, "step": 0, "position": None}
         await lease.note({"applied": rest, "running": running})
     # What is dropped now is made anew by the version that starts next, be it this one or the one before.
     await database["installation"].update_one({"_id": "indexes"}, {"$unset": {"fingerprint": ""}})
@@ -163,11 +174,14 @@ async def _is_fresh(database: Database, schema: Schema) -> bool:
 
 
 def _require_known(schema: Schema) -> None:
-    if schema.is_known:
-        return
+    if not schema.is_known:
+        raise _newer(schema)
+
+
+def _newer(schema: Schema) -> SchemaError:
     known = {migration.name for migration in MIGRATIONS}
     strange = ", ".join(name for name in schema.names if name not in known) or ", ".join(schema.names)
-    raise SchemaError(
+    return SchemaError(
         f"The database is newer than this version of Octopus, which does not know its migrations: {strange}. "
         "Start the newer version, or go back with that one's `python3 scripts/migrate.py down`."
     )
@@ -177,5 +191,9 @@ def _lacking(schema: Schema) -> str:
     return ", ".join(migration.name for migration in MIGRATIONS[len(schema.applied) :])
 
 
+def _mark_of(migration: Migration) -> Raw:
+    return {"name": migration.name, "is_additive": migration.is_additive}
+
+
 def _applied(migration: Migration) -> Raw:
-    return {"name": migration.name, "at": utc_now()}
+    return {**_mark_of(migration), "at": utc_now()}

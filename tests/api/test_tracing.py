@@ -128,7 +128,7 @@ class TestTraces:
         }
         assert (resource["service.name"], resource["service.version"]) == ("octopus", "0.1.0")
         lines = [json.loads(line) for line in log.getvalue().splitlines()]
-        [line] = [line for line in lines if line.get("event") == "request"]
+        [line] = [line for line in lines if line["message"] == "request"]
         assert (line["trace.id"], line["span.id"]) == (TRACE, request.span_id.hex())
 
     async def prepared(self) -> tuple[str, dict[str, str]]:

@@ -232,7 +232,25 @@ class TestStart:
                 pass
 
         assert database["installation"].find_one() == {"_id": "schema", **marks}
-        assert '"event":"start_refused"' in capsys.readouterr().err
+        assert '"event.action":"start_refused"' in capsys.readouterr().err
+
+    @pytest.mark.parametrize("state", ["applied", "running"])
+    async def test_on_a_newer_schema_goes_well_when_it_only_adds(
+        self, serve: Serve, url: str, database: Database[Raw], state: str
+    ) -> None:
+        applied, newer = [{"name": NAME}], {"name": "0002_pour_milk", "is_additive": True, "direction": "FORWARD"}
+        marks = {"applied": [*applied, newer]} if state == "applied" else {"applied": applied, "running": newer}
+        database["installation"].insert_one({"_id": "schema", **marks})
+
+        async with serve(database_url=url) as client:
+            assert (await client.get("/health")).status_code == 200
+
+        async with AsyncMongoClient[Raw](url, tz_aware=True) as own:
+            with pytest.raises(SchemaError, match="0002_pour_milk"):
+                await migrate(own.get_default_database(), 0)
+            assert await migrate(own.get_default_database(), 2) == []
+        mark = database["installation"].find_one({"_id": "schema"}) or {}
+        assert {name: mark[name] for name in marks} == marks
 
     def test_of_several_workers_is_refused_before_there_are_any(
         self, url: str, database: Database[Raw], tmp_path: Path

@@ -36,9 +36,13 @@ class BatchedMigration(BaseMigrationController):
 
 
 class Migration(NamedTuple):
-    """One change of the schema and its reverse. Every step may be run again, from its beginning too."""
+    """One change of the schema and its reverse. Every step may be run again, from its beginning too.
+
+    The version before can live with what an additive one makes, and may start on it.
+    """
 
     name: str
+    is_additive: bool
     forward: list[BaseMigrationController]
     backward: list[BaseMigrationController]
 
@@ -57,7 +61,8 @@ def in_batches(*models: type[Document]) -> Callable[[Batches], BaseMigrationCont
 def migration_of(module: ModuleType) -> Migration:
     """`m0001_place_messages` is known to databases as `0001_place_messages`."""
     name = module.__name__.rpartition(".")[2].removeprefix("m")
-    return Migration(name, _steps(module.Forward), _steps(module.Backward))
+    is_additive = getattr(module, "IS_ADDITIVE", False)
+    return Migration(name, is_additive, _steps(module.Forward), _steps(module.Backward))
 
 
 def _steps(direction: type) -> list[BaseMigrationController]:
