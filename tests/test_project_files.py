@@ -252,6 +252,15 @@ class TestRequirements:
         assert checked.returncode == 1
 
 
+class TestPages:
+    def test_link_to_what_there_is(self) -> None:
+        pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())]
+
+        assert len(links) > 50
+        assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
 class TestTrackedFiles:
     def test_top_level_is_the_agreed_one(self) -> None:
         assert {file.split("/")[0] for file in tracked()} == TOP_LEVEL
