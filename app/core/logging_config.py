@@ -12,6 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.core.context import current_context
+from app.core.log_stream import LogStream
 
 # Values under such names never reach a log, whoever logs them.
 _SECRET_NAME: Final = re.compile(
@@ -22,6 +23,7 @@ _SECRET_NAME: Final = re.compile(
 def configure_logging(level: str) -> None:
     """Route structlog and the standard library's logging to standard error, in one form."""
     is_watched = sys.stderr.isatty()
+    stream: Any = LogStream(sys.stderr)
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         _add_request_id,
@@ -32,10 +34,10 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
