@@ -244,5 +244,6 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 def _render_database_error(path: str, error: Exception) -> Response:
     if isinstance(error, ConnectionFailure | WaitQueueTimeoutError | ExecutionTimeout | WTimeoutError):
         _log.warning("database_unavailable", error=type(error).__name__)
+        current_context().log["code"] = exceptions.DatabaseUnavailableError.code
         return render_error(path, exceptions.DatabaseUnavailableError())
     return render_unexpected(path, error)
