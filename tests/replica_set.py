@@ -95,7 +95,7 @@ class ReplicaSet:
 
     def step_down(self) -> None:
         """Let the primary hand over in good order, as an operator does who restarts it."""
-        self.primary().ask({"replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 2})
+        self.primary().ask({"replSetStepDown": 5, "secondaryCatchUpPeriodSecs": 1, "force": True})
 
 
 @contextmanager

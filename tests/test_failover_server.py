@@ -156,7 +156,7 @@ def work_while(service: Service, disturb: Callable[[], int]) -> list[Client]:
 def kill_again_and_again(members: ReplicaSet) -> int:
     """For a minute: how often. Who is killed comes back at once, as a service manager sees to it.
 
-    The last one hangs for a while instead, and wakes up in the belief that it is still the primary.
+    Then one hands over in good order, and one hangs for a while and wakes up in the belief that it is still the primary.
     """
     begun, kills = time.monotonic(), 0
     while (elapsed := time.monotonic() - begun) < SECONDS - EVERY:
@@ -165,6 +165,8 @@ def kill_again_and_again(members: ReplicaSet) -> int:
         primary.start()
         kills += 1
         time.sleep(max(0.0, EVERY - (time.monotonic() - begun - elapsed)))
+    members.step_down()
+    time.sleep(1)
     primary = members.primary()
     primary.freeze()
     time.sleep(EVERY)
