@@ -156,7 +156,7 @@ def work_while(service: Service, disturb: Callable[[], int]) -> list[Client]:
 def kill_again_and_again(members: ReplicaSet) -> int:
     """For a minute: how often. Who is killed comes back at once, as a service manager sees to it.
 
-    Then one hands over in good order, and one hangs for a while and wakes up in the belief that it is still the primary.
+    Then one hands over in good order, and one hangs for a while and wakes up believing that it is still the primary.
     """
     begun, kills = time.monotonic(), 0
     while (elapsed := time.monotonic() - begun) < SECONDS - EVERY:
