@@ -16,7 +16,9 @@ from pymongo.database import Database
 from tests.conftest import SECRET
 from tests.factories import PASSWORD
 from tests.replica_set import ReplicaSet, replica_set
-from tests.test_server import Server, Start, bearer, sign_up, start
+from tests.test_events_server import Chat
+from tests.test_network_server import Listener
+from tests.test_server import Server, Start, bearer, start
 
 __all__ = ["start"]  # the fixture
 SECONDS: Final = 60.0
@@ -44,11 +46,9 @@ class Service(NamedTuple):
     key: str
 
 
-def open_service(server: Server, database: Database[Raw]) -> Service:
-    key, token = server.post("/bootstrap").json()["api_key"], sign_up(server)
-    database["users"].update_many({}, {"$set": {"limits": {"daily_messages": None}}})
-    chat = server.post("/api/v1/conversations", {"title": "Tea"}, token).json()["id"]
-    return Service(str(server.client.base_url), f"/api/v1/conversations/{chat}", token, key)
+def open_service(server: Server, chat: Chat) -> Service:
+    key = server.post("/bootstrap").json()["api_key"]
+    return Service(str(server.client.base_url), chat.path, chat.people[0].token, key)
 
 
 class Client:
@@ -64,13 +64,12 @@ class Client:
         self.faults: list[str] = []
 
     def work(self) -> "Client":
-        with self.http:
-            while not self.stop.is_set():
-                self.say()
-                self.read_back()
-                self.make_key()
-                self.say()
-                self.register()
+        while not self.stop.is_set():
+            self.say()
+            self.read_back()
+            self.make_key()
+            self.say()
+            self.register()
         return self
 
     def names(self, kind: str) -> set[str]:
@@ -179,14 +178,21 @@ class TestPrimaryThatIsKilled:
         server = start("--workers", "2", DATABASE_URL=members.url("octopus"), SECRET_KEY=SECRET).ready()
         with MongoClient[Raw](members.url("octopus")) as mongo:
             database = mongo["octopus"]
-            service = open_service(server, database)
+            chat = Chat(server, database, "ada", "ben")
+            service, listener = open_service(server, chat), Listener(server, chat)
 
-            clients = work_while(service, lambda: kill_again_and_again(members))
+            with listener.following():
+                clients = work_while(service, lambda: kill_again_and_again(members))
+                members.primary()
+                listener.count = count_of(clients, "message") + 1
+                clients[0].say()
 
-            members.primary()
+            assert listener.follower.seqs() == list(range(1, listener.count + 1))
             check_messages(database, clients)
             check_others(database, clients)
             assert server.get(service.chat, service.token).json()["message_count"] == count_of(clients, "message")
+        for client in clients:
+            client.http.close()
         assert [fault for client in clients for fault in client.faults] == []
         assert max(client.longest for client in clients) < LONGEST
         assert "unexpected_error" not in server.log.read_text()
@@ -218,11 +224,11 @@ def check_messages(database: Database[Raw], clients: list[Client]) -> None:
 
 
 def check_others(database: Database[Raw], clients: list[Client]) -> None:
-    """The same of keys and users, each with one event of the audit trail; Ada was there before."""
+    """The same of keys and users, each with one event of the audit trail; Ada and Ben were there before."""
     keys = Counter(row["name"] for row in database["api_keys"].find({"name": {"$regex": "^key-"}}))
     assert keys == {name: 1 for client in clients for name in client.names("key")}
     users = Counter(row["email"] for row in database["users"].find({"email": {"$regex": "^user-"}}))
     assert users == {f"{name}@example.com": 1 for client in clients for name in client.names("user")}
-    for action, kind, more in (("api_key:created", "key", 0), ("user:created", "user", 1)):
+    for action, kind, more in (("api_key:created", "key", 0), ("user:created", "user", 2)):
         events = database["audit_events"].count_documents({"action": action, "outcome": "success"})
         assert events == count_of(clients, kind) + more

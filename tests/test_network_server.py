@@ -128,26 +128,29 @@ class Listener:
 
     def __init__(self, server: Server, chat: Chat) -> None:
         self.follower = Follower(server, chat, chat.people[1])
-        self.has_begun, self._stop = threading.Event(), threading.Event()
+        self.count: int | None = None  # of the messages that end it; to be said before the last of them
+        self._has_begun, self._stop = threading.Event(), threading.Event()
 
-    def follow(self, count: int) -> None:
-        """Until so many messages were told of."""
-        while len(self.follower.seqs()) < count and not self._stop.is_set():
+    def _follow(self) -> None:
+        while not self._is_over():
             try:
                 with self.follower.connected() as events:
                     for _ in events:
-                        self.has_begun.set()
-                        if len(self.follower.seqs()) == count or self._stop.is_set():
+                        self._has_begun.set()
+                        if self._is_over():
                             return
             except (httpx.TransportError, AssertionError):  # it is refused as long as the database is away
                 self._stop.wait(0.2)
 
+    def _is_over(self) -> bool:
+        return self._stop.is_set() or (self.count is not None and len(self.follower.seqs()) >= self.count)
+
     @contextmanager
-    def following(self, count: int) -> Iterator[None]:
+    def following(self) -> Iterator[None]:
         with ThreadPoolExecutor(1) as pool:
-            task = pool.submit(self.follow, count)
+            task = pool.submit(self._follow)
             try:
-                assert self.has_begun.wait(20)
+                assert self._has_begun.wait(20)
                 yield
                 task.result(timeout=30)
             finally:
@@ -160,7 +163,8 @@ class TestCut:
         chat = Chat(server, database, "ada", "ben")
         talk, listener = Talk(server, chat), Listener(server, chat)
 
-        with listener.following(5):
+        listener.count = 5
+        with listener.following():
             for way in (proxy.refuse, proxy.swallow):
                 assert talk.say(f"Before {way.__name__}").is_success
                 way()
