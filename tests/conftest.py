@@ -87,6 +87,7 @@ LONG = {
     *("test_openapi_conformance.py", "test_adding_a_feature.py", "test_hostile_server.py", "test_server.py"),
     *("test_purge.py", "test_errors.py", "test_embedded.py", "test_architecture.py"),
     "test_events_server.py",
+    *("test_failover_server.py", "test_network_server.py", "test_disk_full_server.py"),
 }
 
 Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]

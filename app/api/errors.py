@@ -50,6 +50,7 @@ _CODE_OF_STATUS: Final = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "payload_too_large",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
 }
+_PASSING: Final = ("RetryableWriteError", "TransientTransactionError")
 _MOST_TOLD: Final = 100  # mistakes in one answer
 _RETRY_AFTER_SECONDS: Final = 2
 _CLOSE: Final = {"Connection": "close"}  # what is still to come of the body is not read
@@ -242,7 +243,10 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 def _render_database_error(path: str, error: Exception) -> Response:
-    if isinstance(error, ConnectionFailure | WaitQueueTimeoutError | ExecutionTimeout | WTimeoutError):
+    is_away = isinstance(error, ConnectionFailure | WaitQueueTimeoutError | ExecutionTimeout | WTimeoutError)
+    # A server that hands over to another says so as an error of the operation, when that waits for the others.
+    if is_away or (isinstance(error, PyMongoError) and any(map(error.has_error_label, _PASSING))):
         _log.warning("database_unavailable", error=type(error).__name__)
+        current_context().log["code"] = exceptions.DatabaseUnavailableError.code
         return render_error(path, exceptions.DatabaseUnavailableError())
     return render_unexpected(path, error)

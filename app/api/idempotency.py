@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.streamed import is_streamed
 from app.core import background
 from app.core.context import current_context
-from app.core.exceptions import InvalidRequestError
+from app.core.exceptions import DatabaseUnavailableError, InvalidRequestError
 from app.core.logging_config import get_logger
 from app.core.principal import Principal, PrincipalKind
 from app.core.tasks import is_cancelled
@@ -96,7 +96,7 @@ class IdempotencyMiddleware:
             if attempt is not None:
                 scope[_KEEPER].cancel()
             if attempt is not None and not is_answered:  # the caller is gone, or half an answer is out
-                background.start(idempotency_service.release(attempt), name="release_idempotency_key")
+                _end_at_last(attempt, None)
 
 
 async def _content(request: Request) -> bytes:
@@ -128,14 +128,24 @@ async def _finish(scope: Scope, answer: Answer) -> None:
     attempt: Attempt | None = scope.get(_ATTEMPT)
     if attempt is None:
         return
+    context = current_context()
+    if context.log.get("code") == DatabaseUnavailableError.code:
+        _end_at_last(attempt, None)  # the caller does not wait for what can't be done now
+        return
+    kept = None if context.has_broken_off else answer
     try:
-        if current_context().has_broken_off:
+        if kept is None:
             await idempotency_service.release(attempt)
         else:
-            await idempotency_service.finish(attempt, answer)
+            await idempotency_service.finish(attempt, kept)
     except PyMongoError as error:
-        # What is done is done, and the caller is told. Only a repetition will not be: it is refused.
+        # What is done is done, and the caller is told. Until it is kept, a repetition is refused.
         _log.warning("idempotent_answer_not_kept", error=type(error).__name__)
+        _end_at_last(attempt, kept)
+
+
+def _end_at_last(attempt: Attempt, answer: Answer | None) -> None:
+    background.start(idempotency_service.end_at_last(attempt, answer), name="end_of_idempotent_request")
 
 
 async def _replay(_: Request, replayed: Exception) -> Response:

@@ -9,6 +9,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.core import log_line, tracing
 from app.core.context import current_context
+from app.core.log_stream import LogStream
 
 _CHATTY: Final = (
     *("pymongo", "asyncio", "passlib", "apscheduler", "httpx", "httpcore", "sse_starlette", "azure", "msal"),
@@ -18,8 +19,8 @@ _CHATTY: Final = (
 
 def configure_logging(level: str) -> None:
     """Route structlog and the standard library's logging to standard error, in one form."""
-    stream = sys.stderr
-    is_watched = stream.isatty()
+    is_watched = sys.stderr.isatty()
+    stream: Any = LogStream(sys.stderr)
     processors, formatter = _for_people() if is_watched else _for_machines()
     structlog.configure(
         processors=processors,

@@ -63,7 +63,8 @@ class MemoryRateLimiter:
         item, now = parse_rate(rate), self._clock()
         period = item.get_expiry()
         window = self._windows.get((purpose, period))
-        if window is None or now >= window[0]:
+        # Also when the clock was put back, for the window would last that much longer.
+        if window is None or not window[0] - period <= now < window[0]:
             window = self._windows[purpose, period] = ((now // period + 1) * period, defaultdict(int))
         ends_at, counts = window
         counts[key] += 1

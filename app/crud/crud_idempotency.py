@@ -54,7 +54,12 @@ async def keep_answer(record_id: bytes, holder: ObjectId, answer: bytes) -> None
 
 
 async def release(record_id: bytes, holder: ObjectId) -> None:
-    """Forget a request that has changed nothing, so that it may be sent again."""
-    await IdempotencyRecord.get_pymongo_collection().delete_one(
-        {"_id": record_id, "holder": holder, "state": IdempotencyState.RUNNING}
+    """Forget a request that has changed nothing, so that it may be sent again.
+
+    Of one that has changed something the hold is over: nobody waits for its answer any more.
+    """
+    records = IdempotencyRecord.get_pymongo_collection()
+    await records.delete_one({"_id": record_id, "holder": holder, "state": IdempotencyState.RUNNING})
+    await records.update_one(
+        {"_id": record_id, "holder": holder, "state": IdempotencyState.COMMITTED}, {"$set": {"until": utc_now()}}
     )

@@ -52,9 +52,12 @@ async def prolong(name: str, holder: str, lease: timedelta) -> bool:
 
 
 async def finish(
-    name: str, holder: str, outcome: JobOutcome, *, due_at: datetime, result: dict[str, Any], error: str | None
+    name: str, holder: str, outcome: JobOutcome, *, due_at: datetime | None, result: dict[str, Any], error: str | None
 ) -> None:
-    """Give the lease back with how it went. It stays due when it was asked for meanwhile."""
+    """Give the lease back with how it went. It stays due when it was asked for meanwhile.
+
+    `due_at` is by the clock of the database; none: at once.
+    """
     was_asked_for = {"$gt": ["$due_at", "$started_at"]}
     end = {
         "holder": None,
@@ -62,7 +65,7 @@ async def finish(
         "finished_at": _NOW,
         **({"succeeded_at": _NOW} if outcome is JobOutcome.SUCCESS else {}),
         "duration_ms": {"$dateDiff": {"startDate": "$started_at", "endDate": _NOW, "unit": "millisecond"}},
-        "due_at": {"$cond": [was_asked_for, "$due_at", due_at]},
+        "due_at": {"$cond": [was_asked_for, "$due_at", due_at or _NOW]},
         "outcome": outcome,
         "result": {"$literal": result},
         "error": {"$literal": error},

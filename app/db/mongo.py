@@ -37,6 +37,8 @@ _CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
     "connectTimeoutMS": 1500,
     "socketTimeoutMS": 1500,
     "waitQueueTimeoutMS": 1500,
+    # A connection that can't be opened counts as overload for the driver, which would wait for it three times over.
+    "maxAdaptiveRetries": 0,
 }
 _DURABLE: Final = WriteConcern("majority", j=True)
 _TRANSACTION_SECONDS: Final = 3.0

@@ -15,6 +15,7 @@ import orjson
 from bson import ObjectId
 from cryptography.fernet import InvalidToken
 
+from app.core import background
 from app.core.clock import utc_now
 from app.core.config import get_settings
 from app.core.exceptions import ConflictError, IdempotencyInProgressError, IdempotencyKeyReusedError
@@ -27,6 +28,8 @@ MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 _KEPT: Final = timedelta(hours=24)
 _HOLD: Final = timedelta(seconds=60)
 _PROLONGED_IN_TIME: Final = 3  # times in each hold, so that one that fails is none too many
+_END_ATTEMPTS: Final = 60
+_END_EVERY_SECONDS: Final = 0.5
 _PURPOSE: Final = "idempotent request"
 _LOST: Final = "This request was carried out, but its answer was lost. Look for what it has made."
 _SMALL_BYTES: Final = 64 * 1024  # up to here a thread costs more than the encryption
@@ -79,7 +82,11 @@ async def begin(caller: str, key: str, request: bytes) -> Attempt | Answer:
         expires_at=now + _KEPT,
     )
     known = list(get_settings().keyring.macs(_PURPOSE, request))
-    before = await crud_idempotency.claim(record, fingerprints=known)
+    try:
+        before = await crud_idempotency.claim(record, fingerprints=known)
+    except Exception:  # the database is away; the claim may be stored all the same, and nobody works under it
+        background.start(end_at_last(Attempt(record.id, record.holder), None), name="end_of_idempotent_request")
+        raise
     if before is None:
         return Attempt(record.id, record.holder)
     if not any(hmac.compare_digest(before.fingerprint, mac) for mac in known):
@@ -120,8 +127,22 @@ async def finish(attempt: Attempt, answer: Answer) -> None:
 
 
 async def release(attempt: Attempt) -> None:
-    """Let the request be sent again, unless it has changed something."""
+    """Let the request be sent again, unless it has changed something: then let a repetition be told so."""
     await crud_idempotency.release(attempt.record_id, attempt.holder)
+
+
+async def end_at_last(attempt: Attempt, answer: Answer | None) -> None:
+    """Keep the answer, or without one release the attempt, as soon as the database is there again.
+
+    For as long as a repetition would otherwise have to wait for the hold.
+    """
+    for _ in range(_END_ATTEMPTS):
+        try:
+            await (release(attempt) if answer is None else finish(attempt, answer))
+        except Exception:  # noqa: BLE001 - the database is away
+            await asyncio.sleep(_END_EVERY_SECONDS)
+        else:
+            return
 
 
 def _sealed(answer: Answer) -> bytes:

@@ -10,15 +10,13 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, timedelta
+from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
-from app.core.clock import utc_now
 from app.core.exceptions import AppError
 from app.core.logging_config import get_logger
 from app.core.metrics import JOB_SECONDS
@@ -77,19 +75,22 @@ async def run_now(name: str, *, by: Principal) -> Job:
 async def run_jobs(types: Sequence[JobType]) -> None:
     """Run each job when it is due, unless another process does, until cancelled. What is under way is cut off then."""
     runner = _Runner(types)
-    scheduler = AsyncIOScheduler(timezone=UTC)
-    scheduler.add_job(_wake, IntervalTrigger(seconds=int(LOOK_EVERY.total_seconds()), timezone=UTC))
     _Awoken.event = asyncio.Event()
-    scheduler.start()
     try:
         while not is_cancelled():
-            await _Awoken.event.wait()
-            _Awoken.event.clear()
+            await _until_next_look(_Awoken.event)
             await runner.look()
     finally:
         _Awoken.event = None
-        scheduler.shutdown(wait=False)
         await runner.stop()
+
+
+async def _until_next_look(awoken: asyncio.Event) -> None:
+    """By the clock of the event loop: a wall clock that is put back by an hour would have nobody look for an hour."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_EVERY.total_seconds()):
+            await awoken.wait()
+    awoken.clear()
 
 
 class _Runner:
@@ -130,11 +131,13 @@ async def run_job(kind: JobType, holder: str) -> None:
     """Run it, when it is due and nobody else is at it, and note how that went."""
     try:
         asked_at = time.monotonic()
-        if await crud_job.claim(kind.name, holder, LEASE) is None:
+        if (claimed := await crud_job.claim(kind.name, holder, LEASE)) is None or claimed.started_at is None:
             return
+        begun_at = time.monotonic()
         outcome, result, error = await _outcome_of(kind, holder, asked_at)
         JOB_SECONDS.observe(time.monotonic() - asked_at, kind.name, outcome)
-        next_at = utc_now() if outcome is JobOutcome.INTERRUPTED else _next(kind)
+        now = claimed.started_at + timedelta(seconds=time.monotonic() - begun_at)
+        next_at = None if outcome is JobOutcome.INTERRUPTED else kind.trigger.get_next_fire_time(now, now)
         await crud_job.finish(kind.name, holder, outcome, due_at=next_at, result=result, error=error)
     except Exception as error:  # noqa: BLE001 - the lease runs out, and somebody tries again
         _log.warning("job_not_noted", job=kind.name, error=type(error).__name__)
@@ -178,11 +181,6 @@ async def _keep_lease(name: str, holder: str, asked_at: float, work: "asyncio.Ta
             continue
     _log.warning("job_lease_lost", job=name)
     work.cancel()
-
-
-def _next(kind: JobType) -> Any:
-    now = utc_now()
-    return kind.trigger.get_next_fire_time(now, now)
 
 
 def _wake() -> None:

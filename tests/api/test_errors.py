@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
 from app.db.embedded import find_mongod
 from tests.conftest import Serve
@@ -154,6 +154,17 @@ class TestUnexpectedError:
         assert response.status_code == 500
         assert [line["http.request.id"] for line in logged] == ["broken-1"]
         assert "RuntimeError" in logged[0]["error.stack_trace"]
+
+    @pytest.mark.parametrize("label", ["RetryableWriteError", "TransientTransactionError"])
+    async def test_is_none_when_the_database_hands_over_to_another(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, label: str
+    ) -> None:
+        _break_look_up(monkeypatch, WriteConcernError("stepped down", 189, {"errorLabels": [label]}))
+
+        response = await client.get("/api/v1/users/username/ada")
+
+        assert_problem(response, 503, "database_unavailable")
+        assert response.headers["retry-after"] == "2"
 
     async def test_leaves_the_service_working(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
         _break_look_up(monkeypatch, RuntimeError(SECRET_TEXT))

@@ -344,7 +344,7 @@ class TestAnswer:
 
         again = await post(client, ada.headers)
 
-        assert (failed.status_code, verdict(again)) == (500, (409, "idempotency_in_progress"))
+        assert (failed.status_code, verdict(again)) == (500, (409, "conflict"))
         assert await Item.count() == 1
 
 

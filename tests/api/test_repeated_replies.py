@@ -185,7 +185,7 @@ class TestReplyUnderWay:
 
             again = await client.post(chat.path, headers=keyed(chat.ada.headers))
 
-            assert (again.status_code, again.json()["code"]) == (409, "idempotency_in_progress")
+            assert (again.status_code, again.json()["code"]) == (409, "conflict")
             assert len(assistant.exchanges) == 1
             await assert_came_once(chat)
 

@@ -43,6 +43,18 @@ class TestHit:
         clock.now = ends_at
         assert not limiter.hit(rate, "login", "a").is_exceeded
 
+    @pytest.mark.parametrize("hours", [1, -1])
+    def test_begins_a_window_of_its_length_when_the_clock_jumps(
+        self, limiter: MemoryRateLimiter, clock: Clock, hours: int
+    ) -> None:
+        assert not limiter.hit("1/minute", "login", "a").is_exceeded
+        assert limiter.hit("1/minute", "login", "a").is_exceeded
+
+        clock.now += hours * 3600
+
+        assert not limiter.hit("1/minute", "login", "a").is_exceeded
+        assert limiter.hit("1/minute", "login", "a").seconds_left == 60
+
     def test_has_no_fresh_budget_when_only_the_number_changes(self, limiter: MemoryRateLimiter) -> None:
         for _ in range(3):
             limiter.hit("2/minute", "login", "a")
