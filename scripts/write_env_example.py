@@ -22,6 +22,7 @@ GROUPS: Final = {
     "SECRET_KEY": "Secrets, tokens and accounts",
     "SMTP_URL": "Mail",
     "ASSISTANT_BASE_URL": "Assistant",
+    "BACKUP_DIR": "Backups",
     "CORS_ORIGINS": "Browsers, proxies and host names",
     "RATE_LIMIT_ANONYMOUS": "Limits",
     "MAX_UPLOAD_BYTES": "Uploads",

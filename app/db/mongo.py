@@ -19,6 +19,8 @@ from app.core import background
 from app.core.context import current_context
 from app.core.exceptions import DatabaseUnavailableError
 from app.core.tasks import is_cancelled
+from app.db.presence import DEFAULT_DATABASE, SERVICE, database_of, shown_name
+from app.db.restore_state import require_whole
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
 Raw = dict[str, Any]
@@ -28,7 +30,6 @@ R = TypeVar("R")
 # A request must be answered within 5 s when the database is gone or frozen. The worst case is an answer that does not
 # come, a server chosen anew, and a handshake that is not answered.
 _CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
-    "appname": "octopus",
     "tz_aware": True,
     "retryWrites": True,
     "serverSelectionTimeoutMS": 1500,
@@ -63,17 +64,20 @@ async def connected(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
     The database is the one that the URL names, else `octopus`.
     """
     global _database, _retries  # noqa: PLW0603 - Beanie binds documents to one database a process
-    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, **_CLIENT_OPTIONS)
+    client: AsyncMongoClient[Raw] = AsyncMongoClient(
+        url, appname=shown_name(SERVICE, database_of(url)), **_CLIENT_OPTIONS
+    )
     try:
         _retries = asyncio.Lock()
         # Not even a write concern that the URL asks for: the driver sends it inside of transactions too when the
         # session is bound, and the server refuses that. Its own default is the majority, journaled.
-        _database = client.get_default_database("octopus", write_concern=WriteConcern())
+        _database = client.get_default_database(DEFAULT_DATABASE, write_concern=WriteConcern())
+        await require_whole(_database)
         await init_beanie(_database, document_models=DOCUMENT_MODELS, skip_indexes=True)
         if not await has_indexes(_database):
             # Building them may take longer than a request may wait.
             async with AsyncMongoClient[Raw](url, tz_aware=True) as patient:
-                await ensure_indexes(patient.get_default_database("octopus"))
+                await ensure_indexes(patient.get_default_database(DEFAULT_DATABASE))
         yield _database
     finally:
         _database = None
