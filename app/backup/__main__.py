@@ -185,11 +185,19 @@ def _add_restore(command: argparse.ArgumentParser) -> None:
     what.add_argument("--resume", action="store_true", help="finish a restore that was cut off")
     what.add_argument("--discard", action="store_true", help="remove what a restore left that had replaced nothing yet")
     command.add_argument("--replace", action="store_true", help="replace what is in the database")
-    command.add_argument("--to-database", metavar="NAME", help="another database on the same server, for a look")
+    command.add_argument(
+        "--to-database", type=_name, metavar="NAME", help="another database on the same server, for a look"
+    )
     command.add_argument(
         "--service-is-stopped", action="store_true", help="do not look for services, where that is not allowed"
     )
     command.set_defaults(work=_restore)
+
+
+def _name(text: str) -> str:
+    if text in {"admin", "config", "local"}:
+        raise argparse.ArgumentTypeError("that one belongs to the server")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 16 * 1024 * 1024  # of 50,000 that a blob may have: archives up to 780 GiB
 
+_FIRST: Final = 256 * 1024  # whoever lists archives wants their heads only
+
 
 class AzurePlace:
     """See `Place`. Blocks of a draft that came to no end are invisible, and Azure removes them after a week."""
@@ -109,7 +111,7 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer)
-        length = min(len(view), self._size - self._at)
+        length = min(len(view), self._size - self._at, _BLOCK if self._at else _FIRST)
         if length <= 0:
             return 0
         part = self._blob.download_blob(

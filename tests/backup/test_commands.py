@@ -202,10 +202,10 @@ class TestRestore:
         assert restored.code == 0
 
     def test_uses_as_much_memory_for_much_as_for_little(self, run: Run, database: Database[Raw]) -> None:
-        """48 MB is more than any buffer on the way holds; 144 MB are three times as much."""
+        """40 MB are more than any buffer on the way holds; 120 MB are three times as much."""
         peaks: list[tuple[int, int]] = []
-        for megabytes in (48, 144):
-            fill_with(database, megabytes - len(peaks) * 48)
+        for megabytes in (40, 120):
+            fill_with(database, megabytes - len(peaks) * 40)
             made = run("backup")
             database.drop_collection("bytes")
             restored = run("restore", made.archive)
