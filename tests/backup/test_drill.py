@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from httpx import AsyncClient
 from pymongo.database import Database
 
+from app.services import audit_chain_service
 from tests.backup.conftest import Run
 from tests.conftest import Serve
 from tests.factories import SignedInUser, make_api_key, make_signed_in
@@ -72,7 +73,8 @@ async def test_drill_brings_back_every_write_that_was_acknowledged_before_the_ba
     async with serve(database_url=url) as client:
         load = Load(client)
         async with load.running():
-            before = await load.reaches(100)
+            before = await load.reaches(60)
+            await audit_chain_service.seal(rounds=1)
             archive = (await asyncio.to_thread(run, "backup")).archive
             last = (await load.reaches(len(load.acknowledged) + 20))[-1]
     indexes = {name: database[name].index_information() for name in database.list_collection_names()}
@@ -81,7 +83,10 @@ async def test_drill_brings_back_every_write_that_was_acknowledged_before_the_ba
     restored = run("restore", archive)
 
     assert (restored.code, restored.err) == (0, "")
-    assert {name: database[name].index_information() for name in database.list_collection_names()} == indexes
+    brought_back = {name: database[name].index_information() for name in database.list_collection_names()}
+    assert {"users", "sessions", "conversations", "messages", "audit_events", "usage_counters"} <= brought_back.keys()
+    # A job that ran for the first time only after the backup has made its collection then.
+    assert brought_back == {name: indexes[name] for name in brought_back}
     there = {(str(row["conversation_id"]), row["seq"], row["content"]) for row in database["messages"].find()}
     at = datetime.fromisoformat(run("list").out.split()[1])
     expected = [each[:3] for each in load.acknowledged if each.at < at]
@@ -93,7 +98,7 @@ async def test_drill_brings_back_every_write_that_was_acknowledged_before_the_ba
         auditor = await make_api_key("audit:read")
         report = await client.get("/api/v1/admin/audit-events/verify", headers=auditor.headers)
         assert (report.json()["valid"], report.json()["fault"]) == (True, None)
-        assert report.json()["checked"] > 0
+        assert report.json()["checked"] >= 4  # each user had made a conversation before
 
 
 def require_consistent(database: Database[Raw]) -> None:
