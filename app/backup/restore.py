@@ -17,7 +17,7 @@ from app.backup.errors import BackupError
 from app.backup.journal import Journal
 from app.backup.place import Named
 from app.backup.progress import Progress, Step
-from app.backup.staging import Staging, is_of_a_restore, staged_collections
+from app.backup.staging import Staging, is_of_a_restore, let_expire, staged_collections
 from app.core.version import VERSION
 from app.db.presence import RESTORE, SERVICE, clients_of
 from app.db.restore_state import LOADING, REPLACING
@@ -148,7 +148,7 @@ def _replace(database: Database[Raw], journal: Journal, require_alone: Alone) ->
     for name in journal.obsolete:
         database.drop_collection(name)
     for collection, index, seconds in journal.expiring:
-        database.command({"collMod": collection, "index": {"name": index, "expireAfterSeconds": seconds}})
+        let_expire(database, collection, index, seconds)
     journal.close()
 
 

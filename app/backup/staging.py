@@ -58,6 +58,13 @@ class Staging:
             if "expireAfterSeconds" in index:
                 expiring.append(Expiring(collection.name, index["name"], int(index["expireAfterSeconds"])))
                 index["expireAfterSeconds"] = _NEVER
+        staged = self._journal.staged(collection.name)
         if indexes:
-            self._database.command({"createIndexes": self._journal.staged(collection.name), "indexes": indexes})
+            self._database.command({"createIndexes": staged, "indexes": indexes})
+        for _, name, _ in expiring:  # who may not do this must learn it now, not when there is no way back
+            let_expire(self._database, staged, name, _NEVER)
         return expiring
+
+
+def let_expire(database: Database[Raw], collection: str, index: str, seconds: int) -> None:
+    database.command({"collMod": collection, "index": {"name": index, "expireAfterSeconds": seconds}})

@@ -128,7 +128,7 @@ class TestRestore:
             ("after", "renameCollection", 1),
             ("before", "renameCollection", 3),
             ("before", "drop", 1),
-            ("before", "collMod", 1),
+            ("before", "collMod", 2),
             ("before", "drop", 2),
         ],
         ids=str,
