@@ -36,6 +36,7 @@ from app.core.tracing import tracing
 from app.core.version import VERSION
 from app.db.change_feed import follow_changes
 from app.db.migrator import SchemaError
+from app.db.restore_state import RestoreUnfinishedError
 from app.db.startup import open_database
 from app.services import event_hub, external_api, health_service, key_usage_service, refusal_service
 from app.services.conversation_service import finish_deletions
@@ -169,7 +170,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _open_database(settings: Settings, stack: AsyncExitStack) -> None:
     try:
         await stack.enter_async_context(open_database(settings))
-    except SchemaError as error:
+    except (RestoreUnfinishedError, SchemaError) as error:
         _log.critical("start_refused", reason=str(error))
         raise
 

@@ -14,6 +14,7 @@ def main() -> None:
 
     print(f"SECRET_KEY={secrets.token_urlsafe(48)}")
     print(f"ENCRYPTION_KEYS={Fernet.generate_key().decode()}")
+    print(f"BACKUP_KEY={Fernet.generate_key().decode()}")
     print(f"BOOTSTRAP_TOKEN={secrets.token_urlsafe(32)}")
     print(f"MASTER_API_KEY={key_format.new_key().text}")
 

@@ -24,6 +24,7 @@ GROUPS: Final = {
     "MAX_CONNECTIONS": "Connections",
     "ASSISTANT_BASE_URL": "Assistant",
     "MIGRATE_ON_START": "Migrations",
+    "BACKUP_DIR": "Backups",
     "CORS_ORIGINS": "Browsers, proxies and host names",
     "RATE_LIMIT_ANONYMOUS": "Limits",
     "MAX_UPLOAD_BYTES": "Uploads",

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core import encryption, signing
 from app.core.assistant_settings import AssistantSettings
+from app.core.backup_settings import BackupSettings
 from app.core.development_secret import development_secret
 from app.core.file_type import DEFAULT_ALLOWED_TYPES
 from app.core.keyring import Keyring
@@ -35,7 +36,9 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class Settings(ObservabilitySettings, AssistantSettings, MigrationSettings, ServerSettings, BaseSettings):
+class Settings(
+    BackupSettings, ObservabilitySettings, AssistantSettings, MigrationSettings, ServerSettings, BaseSettings
+):
     """Every setting, with its default. The variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from beanie import init_beanie
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -21,6 +21,8 @@ from app.core.context import current_context
 from app.core.exceptions import DatabaseUnavailableError
 from app.core.tasks import is_cancelled
 from app.db.migrator import AtStart, Schema, ensure_schema
+from app.db.presence import DEFAULT_DATABASE, SERVICE, database_of, shown_name
+from app.db.restore_state import require_whole
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
 
 Raw = dict[str, Any]
@@ -30,7 +32,6 @@ R = TypeVar("R")
 # A request must be answered within 5 s when the database is gone or frozen. The worst case is an answer that does not
 # come, a server chosen anew, and a handshake that is not answered.
 _CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
-    "appname": "octopus",
     "tz_aware": True,
     "retryWrites": True,
     "serverSelectionTimeoutMS": 1500,
@@ -54,12 +55,6 @@ NAIVE_UTC: Final = CodecOptions[Raw](tz_aware=False, datetime_conversion=Datetim
 _TOO_LARGE: Final = frozenset({4568, 10334, 17420})
 
 
-class Pool(NamedTuple):
-    in_use: int
-    idle: int
-    awaited: int
-
-
 _database: AsyncDatabase[Raw] | None = None
 # Transactions of this process that have met another are run again one at a time: a crowd of them would go on meeting.
 _retries = asyncio.Lock()
@@ -78,12 +73,13 @@ async def connected(
     """
     global _database, _retries  # noqa: PLW0603 - Beanie binds documents to one database a process
     options = {**_CLIENT_OPTIONS, "event_listeners": [*_CLIENT_OPTIONS.get("event_listeners", ()), *listeners]}
-    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, **options)
+    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, appname=shown_name(SERVICE, database_of(url)), **options)
     try:
         _retries = asyncio.Lock()
         # Not even a write concern that the URL asks for: the driver sends it inside of transactions too when the
         # session is bound, and the server refuses that. Its own default is the majority, journaled.
-        _database = client.get_default_database("octopus", write_concern=WriteConcern())
+        _database = client.get_default_database(DEFAULT_DATABASE, write_concern=WriteConcern())
+        await require_whole(_database)
         await init_beanie(_database, document_models=DOCUMENT_MODELS, skip_indexes=True)
         if not (await Schema.of(_database)).is_current or not await has_indexes(_database):
             async with patient(url) as database:
@@ -98,23 +94,16 @@ async def connected(
 @asynccontextmanager
 async def patient(url: str) -> AsyncIterator[AsyncDatabase[Raw]]:
     """The same database for what may take longer than a request may wait: building indexes, migrating."""
-    async with AsyncMongoClient[Raw](url, tz_aware=True, appname="octopus") as client:
-        yield client.get_default_database("octopus")
+    async with AsyncMongoClient[Raw](url, tz_aware=True, appname=shown_name(SERVICE, database_of(url))) as client:
+        database = client.get_default_database(DEFAULT_DATABASE)
+        await require_whole(database)
+        yield database
 
 
 def get_database() -> AsyncDatabase[Raw]:
     if _database is None:
         raise RuntimeError("The database is not connected.")
     return _database
-
-
-def pool() -> Pool:
-    """The connections of this process, to all servers."""
-    # The driver tells of them only in events, which would cost every command more than this costs once a scrape.
-    servers = get_database().client._topology._servers.values()  # noqa: SLF001
-    in_use = sum(server.pool.active_sockets for server in servers)
-    asked_for = sum(server.pool.requests for server in servers)
-    return Pool(in_use, sum(len(server.pool.conns) for server in servers), max(0, asked_for - in_use))
 
 
 async def is_answering() -> bool:

@@ -13,6 +13,7 @@ from app.db.command_listener import CommandMeter
 from app.db.embedded import embedded_server
 from app.db.migrator import AtStart, SchemaError, ensure_schema
 from app.db.mongo import connected, patient
+from app.db.restore_state import RestoreUnfinishedError
 
 
 @asynccontextmanager
@@ -40,11 +41,11 @@ async def prepare_database(settings: Settings) -> str | None:
     Workers would find out too, each by itself. That it does not answer, they say.
     """
     with suppress(PyMongoError):
-        async with open_as_it_is(settings) as database:
-            try:
+        try:
+            async with open_as_it_is(settings) as database:
                 await ensure_schema(database, migrates=settings.migrate_on_start)
-            except SchemaError as error:
-                return str(error)
+        except (RestoreUnfinishedError, SchemaError) as error:
+            return str(error)
     return None
 
 

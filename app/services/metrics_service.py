@@ -24,7 +24,7 @@ from app.core.shared_answer import SharedAnswer
 from app.core.version import VERSION
 from app.core.worker_metrics import Sum, WorkerMetrics
 from app.crud import crud_job, crud_queue
-from app.db import mongo
+from app.db.pool import current_pool
 from app.models.job import Job
 from app.services import external_api, key_usage_service, refusal_service
 from app.services.health_service import Checks
@@ -111,7 +111,7 @@ def _measure_levels() -> None:
     metrics.KEY_USAGE.set(key_usage_service.pending())
     metrics.REFUSALS.set(refusal_service.waiting())
     metrics.BACKGROUND.set(background.count())
-    pool = mongo.pool()
+    pool = current_pool()
     metrics.POOL_IN_USE.set(pool.in_use)
     metrics.POOL_IDLE.set(pool.idle)
     metrics.POOL_AWAITED.set(pool.awaited)

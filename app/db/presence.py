@@ -1,0 +1,48 @@
+"""Who is connected to a database. Our clients show to the server what they are, and of which database."""
+
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+SERVICE: Final = "octopus"
+RESTORE: Final = "octopus-restore"
+BACKUP: Final = "octopus-backup"
+DEFAULT_DATABASE: Final = "octopus"
+
+
+def shown_name(kind: str, database: str) -> str:
+    return f"{kind}:{database}"
+
+
+def database_of(url: str) -> str:
+    """The database that a URL names."""
+    return unquote(urlsplit(url).path.removeprefix("/")) or DEFAULT_DATABASE
+
+
+def clients_of(client: MongoClient[dict[str, Any]], database: str) -> set[tuple[str, str]]:
+    """The names and addresses of the services and restores that are connected, idle ones included.
+
+    Where this user may not know of others: those that are connected as this user. An `OperationFailure` where it may
+    not even know that.
+    """
+    try:
+        shown = _connections(client, of_all_users=True)
+    except OperationFailure:
+        shown = _connections(client, of_all_users=False)
+    names = {shown_name(kind, database) for kind in (SERVICE, RESTORE)}
+    # Behind the mark stands which one of its kind it is.
+    return {(name, address) for name, address in shown if name.partition("#")[0] in names}
+
+
+def _connections(client: MongoClient[dict[str, Any]], *, of_all_users: bool) -> list[tuple[str, str]]:
+    """The name that each shows, and its host."""
+    found = client.admin.aggregate(
+        [
+            {"$currentOp": {"idleConnections": True, "allUsers": of_all_users}},
+            {"$match": {"appName": {"$exists": True}}},
+            {"$project": {"appName": 1, "client": 1}},
+        ]
+    )
+    return [(each["appName"], each.get("client", "").rpartition(":")[0]) for each in found]

@@ -1,0 +1,326 @@
+"""`backup_db.py`, as operators type it."""
+
+import io
+import re
+import secrets
+import shlex
+import subprocess
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import pytest
+from pymongo.database import Database
+
+from app.backup import snapshot, take
+from app.backup.blocks import BlockReader, BlockWriter
+from app.backup.folder_place import FolderPlace
+from app.backup.place import Named
+from app.backup.progress import Progress
+from app.backup.restore import verify
+from tests.azure_app import azurite
+from tests.azurite_server import AzuriteServer
+from tests.backup.conftest import Run
+from tests.backup.terminal import PROJECT, Terminal
+from tests.backup.test_kills import fill, state
+from tests.conftest import SECRET, Serve
+
+__all__ = ["azurite"]  # the fixture
+KEY = urlsafe_b64encode(secrets.token_bytes(32)).decode()
+OTHER_KEY = urlsafe_b64encode(secrets.token_bytes(32)).decode()
+MIB = 1024 * 1024
+PAGE = (PROJECT / "docs" / "backup.md").read_text()
+Raw = dict[str, Any]
+
+
+def fill_with(database: Database[Raw], megabytes: int) -> None:
+    """Documents that can't be compressed."""
+    for _ in range(megabytes):
+        database["bytes"].insert_many([{"b": secrets.token_bytes(65_000)} for _ in range(16)])
+
+
+class TestBackup:
+    def test_is_for_its_owner_alone_and_is_listed(self, run: Run, database: Database[Raw], tmp_path: Path) -> None:
+        fill(database)
+
+        name = run("backup").archive
+
+        path = tmp_path / "backups" / name
+        assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        listed = run("list").out
+        assert listed.startswith(f"{name}  20")
+        assert listed.endswith(f"  {path.stat().st_size} bytes  3 collections  by 0.1.0  not encrypted\n")
+        assert "3 collections, 303 documents of 20" in run("verify", name).out
+
+    def test_keeps_the_latest_of_this_database(self, run: Run, database: Database[Raw], tmp_path: Path) -> None:
+        fill(database)
+        stranger = tmp_path / "backups" / "other-20200101T000000Z-0000.backup"
+        first, second = run("backup").archive, run("backup").archive
+        stranger.write_bytes(b"octopus backup\n")
+
+        third = run("backup", "--keep", "2")
+
+        assert third.out.splitlines()[3:] == [f"Removed: {first}"]
+        names = {path.name for path in (tmp_path / "backups").iterdir()}
+        assert names == {second, third.archive, stranger.name}
+        assert f"{stranger.name}  15 bytes  DAMAGED" in run("list").out
+
+    def test_begins_again_when_collections_change_meanwhile(self, database: Database[Raw], tmp_path: Path) -> None:
+        fill(database)
+        changes: list[Callable[[], object]] = [
+            lambda: move_about(database, "jars"),  # its documents can't be read from the snapshot any more
+            lambda: database.drop_collection("empty"),  # it would read as empty
+        ]
+
+        class Changing(FolderPlace):
+            @contextmanager
+            def draft(self, name: str) -> Iterator[BinaryIO]:
+                with super().draft(name) as out:
+                    if changes:
+                        changes.pop()()
+                    yield out
+
+        place = Changing(tmp_path)
+        taken = take.back_up(database, place, None, Progress())
+
+        assert changes == []
+        assert [path.name for path in tmp_path.iterdir()] == [taken.name]
+        reader = verify(Named(place, taken.name), None, pytest.fail, Progress())
+        assert reader.contents.documents == {"cups": 3, "jars": 300}
+
+    def test_has_the_server_keep_the_past_for_as_long_as_it_takes(
+        self, database: Database[Raw], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(database)
+        window = {"getParameter": 1, "minSnapshotHistoryWindowInSeconds": 1}
+        times = iter([0.0, 200.0, 200.0])
+        monkeypatch.setattr(snapshot, "time", SimpleNamespace(monotonic=lambda: next(times)))
+
+        with snapshot.snapshot_of(database) as opened:
+            list(opened.batches("jars"))
+            during = database.client.admin.command(window)
+
+        after = database.client.admin.command(window)
+        name = "minSnapshotHistoryWindowInSeconds"
+        assert (during[name], after[name]) == (600, 300)
+
+    def test_refuses_what_has_no_snapshot(self, run: Run, database: Database[Raw]) -> None:
+        nothing = run("backup")
+        database.create_collection("ring", capped=True, size=4096)
+        capped = run("backup")
+
+        assert (nothing.code, nothing.err) == (1, f"There is nothing in the database {database.name}.\n")
+        assert (capped.code, capped.err.partition(",")[0]) == (1, "ring is a capped collection")
+
+
+class TestEncryption:
+    def test_needs_the_key_and_tells_it_to_nobody(self, run: Run, database: Database[Raw], tmp_path: Path) -> None:
+        fill(database)
+        before = state(database)
+        key_file = tmp_path / "key"
+        key_file.write_text(f"{KEY}\n")
+
+        made = run("backup", BACKUP_KEY=KEY)
+
+        content = (tmp_path / "backups" / made.archive).read_bytes()
+        assert b"green" not in content
+        ended = [
+            made,
+            run("list"),
+            run("verify", made.archive, BACKUP_KEY_FILE=str(key_file)),
+            run("verify", made.archive),
+            run("restore", made.archive, "--replace", BACKUP_KEY=OTHER_KEY),
+            run("verify", made.archive, BACKUP_KEY=KEY[:-4]),
+            run("verify", made.archive, BACKUP_KEY=KEY, BACKUP_KEY_FILE=str(key_file)),
+            run("verify", made.archive, BACKUP_KEY_FILE=str(tmp_path / "none")),
+        ]
+        assert [each.code for each in ended] == [0, 0, 0, 1, 1, 1, 1, 1]
+        assert "encrypted under the key " in ended[3].err
+        assert "; ours is " in ended[4].err
+        assert state(database) == before
+        assert [KEY[:40] in each.out + each.err for each in ended] == [False] * 8
+        database.client.drop_database(database.name)
+        assert run("restore", made.archive, BACKUP_KEY_FILE=str(key_file)).code == 0
+        assert state(database) == before
+
+
+class TestRestore:
+    def test_refuses_what_it_must_not_do_and_changes_nothing(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        archive = tmp_path / "backups" / run("backup").archive
+        database["jars"].delete_one({"_id": 7})
+        before = state(database)
+        content = archive.read_bytes()
+        damaged, newer = tmp_path / "damaged.backup", tmp_path / "newer.backup"
+        damaged.write_bytes(content[:-300] + bytes([content[-300] ^ 1]) + content[-299:])
+        newer.write_bytes(of_version("99.0.0", content))
+
+        refused = [
+            run("restore", str(archive)),
+            run("restore", str(damaged), "--replace"),
+            run("restore", str(newer), "--replace"),
+            run("restore", str(tmp_path / "none.backup"), "--replace"),
+            run("restore", "--resume"),
+            run("restore", "azure:any", "--replace"),
+        ]
+
+        assert [each.code for each in refused] == [1] * 6
+        words = [
+            "say --replace",
+            "FAULT: block ",
+            "99.0.0, which is newer",
+            "No such file",
+            "nothing to resume",
+            "azure: needs AZURE",
+        ]
+        assert [word in each.err for word, each in zip(words, refused, strict=True)] == [True] * 6, refused
+        assert state(database) == before
+        found = run("verify", str(damaged))
+        assert (found.code, found.err) == (1, "1 faults: this archive can't be restored.\n")
+        assert re.fullmatch(r"FAULT: block \d+ \(byte \d+\) was altered, or is not the one of its place\n", found.out)
+
+    async def test_waits_for_no_service_that_goes_on(
+        self, run: Run, serve: Serve, database: Database[Raw], url: str
+    ) -> None:
+        async with serve(database_url=url):
+            archive = run("backup").archive
+            before = database["installation"].count_documents({})
+            refused = run("restore", archive, "--replace")
+        restored = run("restore", archive, "--replace")
+
+        assert before > 0
+        assert (refused.code, refused.err) == (
+            1,
+            f"At work on {database.name}: the service at 127.0.0.1. Stop that first.\n",
+        )
+        assert restored.code == 0
+
+    def test_uses_as_much_memory_for_much_as_for_little(self, run: Run, database: Database[Raw]) -> None:
+        """40 MB are more than any buffer on the way holds; 120 MB are three times as much."""
+        peaks: list[tuple[int, int]] = []
+        for megabytes in (40, 120):
+            fill_with(database, megabytes - len(peaks) * 40)
+            made = run("backup")
+            database.drop_collection("bytes")
+            restored = run("restore", made.archive)
+            assert database["bytes"].count_documents({}) == megabytes * 16
+            peaks.append((made.peak, restored.peak))
+
+        assert [abs(much - little) < 24 * MIB for little, much in zip(*peaks, strict=True)] == [True, True], peaks
+
+
+class TestAzure:
+    def test_has_whole_archives_only(self, run: Run, database: Database[Raw], azurite: AzuriteServer) -> None:
+        fill(database)
+        fill_with(database, 20)  # more than one block
+        before = state(database)
+        settings = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection, "BACKUP_KEY": KEY}
+        settings["AZURE_BACKUP_CONTAINER"] = f"backups-{secrets.token_hex(4)}"
+
+        killed = run("backup", "--to", "azure:", kill=("after", "find", 5), **settings)
+        nothing = run("list", "azure:", **settings)
+        archive = f"azure:{run('backup', '--to', 'azure:', **settings).archive}"
+
+        assert (killed.code, nothing.code, nothing.out) == (-9, 0, "")
+        assert run("verify", archive, **settings).code == 0
+        database["jars"].drop()
+        assert run("restore", archive, "--replace", **settings).code == 0
+        assert state(database) == before
+        again = run("backup", "--to", "azure:", "--keep", "1", **settings)
+        assert run("list", "azure:", **settings).out.split("  ")[0] == again.archive
+
+
+# Fills an embedded database, and keeps it until its standard input ends.
+USER = """
+import sys
+from pathlib import Path
+from pymongo import MongoClient
+from app.db.embedded import embedded_server
+with embedded_server(Path(sys.argv[1])) as url, MongoClient(url) as client:
+    client["octopus"]["jars"].insert_one({"_id": 1})
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def embedded_database(folder: Path) -> Iterator[None]:
+    """So that the server does not start and stop with every command."""
+    command = [sys.executable, "-c", USER, str(folder)]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:  # noqa: S603
+        try:
+            assert user.stdout
+            assert user.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            user.communicate()
+
+
+class TestPage:
+    def test_commands_do_what_it_says_on_an_embedded_database(
+        self, terminal: Terminal, short_folder: Path, azurite: AzuriteServer
+    ) -> None:
+        upload = short_folder / "uploads" / "3f" / "a0" / "3fa0.original"
+        upload.parent.mkdir(parents=True)
+        upload.write_text("tea")
+        settings = {"DATABASE_URL": "embedded", "AZURE_STORAGE_CONNECTION_STRING": azurite.connection}
+        settings["AZURE_BACKUP_CONTAINER"] = f"backups-{secrets.token_hex(4)}"
+        archives: list[str] = []
+
+        with embedded_database(short_folder):
+            for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+                for line in block.splitlines():
+                    program, *words = shlex.split(line.replace("$DATA_DIR", str(short_folder)))
+                    if program == "cp":
+                        subprocess.run([program, *words], cwd=short_folder, check=True)  # noqa: S603 - the page is ours
+                        continue
+                    latest = archives[-1:] if "azure" in line else archives[:1]
+                    arguments = [word.replace("ARCHIVE", "".join(latest)) for word in words[1:]]
+                    ended = terminal.run(short_folder, *arguments, kill=None, **settings)
+                    assert (words[0], ended.code, ended.err) == ("scripts/backup_db.py", 0, ""), line
+                    if arguments[0] == "backup":
+                        archives.append(ended.archive)
+
+        assert len(archives) == 3
+        assert (short_folder / "copies-of-uploads/3f/a0/3fa0.original").read_text() == "tea"
+
+
+class TestScript:
+    def test_is_the_command(self, tmp_path: Path) -> None:
+        # Without the step before it, which installs what the tests run in already.
+        program = (
+            "import sys; sys.path.insert(0, 'scripts'); import environment; environment.enter = lambda: None;"
+            "import backup_db; sys.argv = ['backup_db.py', 'list']; backup_db.main()"
+        )
+
+        ended = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", program],
+            cwd=PROJECT,
+            env={"DATA_DIR": str(tmp_path), "ENVIRONMENT": "test", "SECRET_KEY": SECRET, "BACKUP_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def move_about(database: Database[Raw], collection: str) -> None:
+    database[collection].rename("elsewhere")
+    database["elsewhere"].rename(collection)
+
+
+def of_version(version: str, content: bytes) -> bytes:
+    """The same archive, made by another version."""
+    reader, out = BlockReader(io.BytesIO(content)), io.BytesIO()
+    writer = BlockWriter(out, {**reader.head, "made_by": version}, None)
+    blocks = [block.content or b"" for block in reader.blocks(None, pytest.fail)]
+    for number, block in enumerate(blocks, 1):
+        writer.write(block, is_last=number == len(blocks))
+    return out.getvalue()
