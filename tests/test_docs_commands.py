@@ -290,6 +290,7 @@ def _type_of_setting_up(shell: Shell) -> None:
     assert re.findall(r"^\w+(?==)", (shell.folder / ".env").read_text(), re.MULTILINE) == [
         "SECRET_KEY",
         "ENCRYPTION_KEYS",
+        "BACKUP_KEY",
         "BOOTSTRAP_TOKEN",
         "MASTER_API_KEY",
     ]
