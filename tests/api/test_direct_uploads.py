@@ -11,7 +11,7 @@ from bson import ObjectId
 from httpx import AsyncClient, Response
 
 from app.api import raw_body
-from app.core import signed_link
+from app.core import background, signed_link
 from app.core.clock import utc_now
 from app.core.stored_object import ORIGINAL, key_of
 from app.crud import crud_direct_upload
@@ -166,6 +166,21 @@ class TestDirectUpload:
         assert await counted(ada) == 0
         [event] = await AuditEvent.find(AuditEvent.action == "upload:refused").to_list()
         assert (event.outcome, event.details["reason"]) == ("failure", answers[0].json()["detail"])
+
+    async def test_that_would_be_given_out_as_another_file_is_removed(self, serve_azure: ServeStorage) -> None:
+        """What was scanned are the bytes as they are stored, and a browser would unpack them."""
+        async with serve_azure() as client:
+            ada = await make_signed_in()
+            plan = await announce(client, ada)
+            plan["headers"]["x-ms-blob-content-encoding"] = "br"
+            was_put = await put(client, plan)
+            answer = await complete(client, plan, ada)
+            await background.drain()
+            left = await stored_keys()
+
+        assert was_put.is_success
+        assert (answer.status_code, answer.json()["code"]) == (422, "file_rejected")
+        assert left == []
 
     async def test_that_was_refused_gives_nothing_back_twice(self, client: AsyncClient, ada: SignedInUser) -> None:
         plan, other = await announce(client, ada, sha256="0" * 64), await announce(client, ada)

@@ -1,6 +1,7 @@
 """What only Azure can do, and what happens when it does not answer."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -116,6 +117,18 @@ class TestDirectUpload:
         assert found is not None
         assert found.size == 300_000
         assert await read_all(storage.read(KEY)) == content
+
+    async def test_that_is_said_to_be_compressed_is_read_as_it_is(self, storage: AzureStorage) -> None:
+        bomb = gzip.compress(bytes(50_000_000))
+        target = await storage.direct_upload(KEY, expires_at=utc_now() + timedelta(minutes=1))
+
+        await send("PUT", target.url, headers={**target.headers, "x-ms-blob-content-encoding": "gzip"}, content=bomb)
+
+        found = await storage.stat(KEY)
+        assert found is not None
+        assert (found.size, found.is_encoded) == (len(bomb), True)
+        assert await read_all(storage.read(KEY)) == bomb
+        assert await read_all(storage.read(KEY, first=100, last=199)) == bomb[100:200]
 
     async def test_never_overwrites(self, storage: AzureStorage) -> None:
         target = await storage.direct_upload(KEY, expires_at=utc_now() + timedelta(minutes=1))
