@@ -45,7 +45,7 @@ class Upload(BaseDocument):
     text_fault: str | None = None
     due_at: datetime | None = None
     is_direct: bool = False  # its bytes are put by the client, and then checked
-    checked_until: datetime | None = None  # by when whoever checks them has said that it still does
+    checked_until: datetime | None = None  # by when whoever puts or checks them has said that it still does
     updated_at: datetime = Field(default_factory=utc_now)
 
     class Settings:
