@@ -26,7 +26,7 @@ class Lender:
     async def get_user_delegation_key(self, key_start_time: datetime, key_expiry_time: datetime) -> UserDelegationKey:
         if self.is_away:
             raise ServiceRequestError("away")
-        lent = UserDelegationKey()
+        lent: UserDelegationKey = cast("Any", UserDelegationKey)()
         lent.signed_oid, lent.signed_tid, lent.signed_service, lent.signed_version = "o", "t", "b", "2023-11-03"
         lent.signed_start, lent.signed_expiry = f"{key_start_time:%FT%TZ}", f"{key_expiry_time:%FT%TZ}"
         lent.value = "a2V5"
