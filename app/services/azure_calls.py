@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobBlock, BlobProperties
 from azure.storage.blob.aio import BlobClient, ExponentialRetry
 
@@ -76,6 +76,12 @@ async def forget(blob: BlobClient, writer: str) -> None:
         async with asking():
             if (await blob.get_blob_properties()).metadata.get(_WRITER) == writer:
                 await blob.delete_blob()
+
+
+async def drop_blocks(blob: BlobClient) -> None:
+    """Let a blob that has nothing but blocks which nobody committed be an empty one, if it is such a one."""
+    with suppress(ResourceExistsError):
+        await blob.commit_block_list([], match_condition=MatchConditions.IfMissing)
 
 
 async def begin(blob: BlobClient, first: int, size: int) -> tuple[bytes, int, str] | None:

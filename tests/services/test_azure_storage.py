@@ -58,6 +58,11 @@ async def send(method: str, url: str, **more: Any) -> httpx.Response:
         return await client.request(method, url, **more)
 
 
+async def blobs_in(storage: AzureStorage) -> set[str]:
+    """Those as well of which there are only blocks."""
+    return {blob.name async for blob in storage._container.list_blobs(include=["uncommittedblobs"])}
+
+
 class TestSignedUrl:
     async def test_gives_the_file_with_its_headers(self, storage: AzureStorage) -> None:
         content = random_bytes(5_000)
@@ -193,6 +198,23 @@ class TestWrite:
         await background.drain()
 
         assert await storage.stat(KEY) is None
+
+    async def test_that_came_to_no_end_leaves_no_blocks_when_its_upload_goes(self, storage: AzureStorage) -> None:
+        async def cut_off() -> AsyncIterator[bytes]:
+            yield bytes(9_000_000)
+            while not await blobs_in(storage):
+                pass
+            raise ConnectionError
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(storage.write(KEY, cut_off()), 10)
+        await storage.write(OTHER, chunks_of(b""))
+        before = await blobs_in(storage)
+        for key in (KEY, OTHER):
+            await storage.delete_all(key.partition(".")[0])
+
+        assert before == {KEY, OTHER}
+        assert await blobs_in(storage) == set()
 
     async def test_takes_back_only_its_own(self, storage: AzureStorage) -> None:
         await storage.write(KEY, chunks_of(b"mine"))
