@@ -100,6 +100,8 @@ class FileWorkers:
     """As many processes at once as there are processors to this one; the rest waits, as far as there is room."""
 
     def __init__(self, *, at_once: int, most_waiting: int = _MOST_WAITING) -> None:
+        # For whoever has to get a file ready first: those that are worked on, and the one that is next.
+        self.places = asyncio.Semaphore(at_once + 1)
         self._turns = asyncio.Semaphore(at_once)
         self._at_once = at_once
         self._most_waiting = most_waiting
