@@ -151,8 +151,8 @@ class FileWorkers:
         self._processes.add(process)
         try:
             async with asyncio.timeout(0 if self._is_closed else kind.seconds):
-                if raw := await _answer_of(process):
-                    await process.wait()
+                raw = await _answer_of(process)
+                await process.wait()  # before anybody else asks how it ended: only the first one is told
         except TimeoutError:
             raw = None
         finally:
@@ -212,12 +212,13 @@ def _kill(process: Process) -> None:
 
 
 async def _answer_of(process: Process) -> bytes:
-    """What it writes until it ends; nothing when that is too much."""
+    """What it writes until it ends; nothing when that is too much, and then it ends at once."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     raw = bytearray()
     while part := await process.stdout.read(_PART_BYTES):
         raw += part
         if len(raw) > _LONGEST_ANSWER:
+            _kill(process)
             return b""
     return bytes(raw)
 
