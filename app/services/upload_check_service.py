@@ -53,8 +53,8 @@ async def complete(upload_id: ObjectId, *, by: Principal) -> Upload:
     try:
         async with meanwhile(partial(_prolong, upload_id), every_seconds=_PROLONGED_EVERY_SECONDS):
             return await _check(upload, by=by)
-    except BaseException:
-        background.start(crud_direct_upload.release_check(upload_id), name="release_upload_check")
+    except BaseException:  # told only then, so that whoever is told may go on at once
+        await background.to_the_end(crud_direct_upload.release_check(upload_id), name="release_upload_check")
         raise
 
 

@@ -132,10 +132,13 @@ class TestDirectUpload:
         plan = await announce(client, ada)
 
         answer = await complete(client, plan, ada)
+        upload = await Upload.find_one({})
         await put(client, plan)
         again = await complete(client, plan, ada)
 
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert upload is not None
+        assert upload.checked_until is None
         assert again.status_code == 200
 
     @pytest.mark.parametrize(
