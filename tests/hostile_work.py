@@ -86,6 +86,8 @@ def reach_out(_: BinaryIO) -> Answer:
     }
     done = [name for name, attempt in attempts.items() if _succeeds(attempt)]
     kinds = [name for number in range(100) if (name := _kind(number))]
+    os.close(2)  # which gives its number back, but no right to it
+    done += [f"{name} in its place" for name, attempt in attempts.items() if _succeeds(attempt)]
     return Answer({"done": done, "environment": sorted(os.environ), "open": kinds})
 
 

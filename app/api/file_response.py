@@ -131,7 +131,7 @@ def _date_in(header: str | None) -> datetime | None:
     """None for what is no date: as if it was not there."""
     try:
         date = parsedate_to_datetime(header or "")
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 

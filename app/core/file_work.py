@@ -97,7 +97,7 @@ def attempt(work: Work, file: BinaryIO, arguments: Sequence[str]) -> Answer:
 def fence(*, memory_bytes: int, seconds: int) -> None:
     """Give up, for good, what the work does not need.
 
-    With all the numbers of files in use none can be opened any more, and no connection either.
+    No file can be opened any more, and no connection either; not even in the place of one that is closed.
     """
     if sys.platform != "win32":
         signal.alarm(seconds + _SPARE_SECONDS)
@@ -106,7 +106,7 @@ def fence(*, memory_bytes: int, seconds: int) -> None:
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_FSIZE: 0,
             resource.RLIMIT_NPROC: 0,
-            resource.RLIMIT_NOFILE: _OPEN_FILES,
+            resource.RLIMIT_NOFILE: 0,
         }
         for limit, most in limits.items():
             resource.setrlimit(limit, (most, most))

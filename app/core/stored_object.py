@@ -28,6 +28,7 @@ class StoredObject(NamedTuple):
     key: str
     size: int
     modified_at: datetime
+    is_encoded: bool = False  # who put it had it given out with a `Content-Encoding`, under which it is another file
 
 
 class DirectUpload(NamedTuple):

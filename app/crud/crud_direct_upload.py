@@ -16,23 +16,18 @@ async def find_own(upload_id: ObjectId, *, owner_id: ObjectId | None) -> Upload 
     return await Upload.find_one({"_id": upload_id} if owner_id is None else {"_id": upload_id, "owner_id": owner_id})
 
 
-async def hold(upload_id: ObjectId, *, until: datetime) -> bool:
-    """Keep one that waits for its bytes from being given up before then. False when there is none such."""
-    result = await Upload.get_pymongo_collection().update_one(_waiting(upload_id), {"$max": {"due_at": until}})
-    return result.matched_count == 1
-
-
 async def claim_check(upload_id: ObjectId, *, until: datetime, kept_until: datetime) -> bool:
-    """Be the one who checks it. False when it does not wait for that, or somebody else does."""
+    """Be the one who puts or checks its bytes. False when it does not wait for that, or somebody else does."""
     is_free = {"$or": [{"checked_until": None}, {"checked_until": {"$lte": utc_now()}}]}
     update = {"$set": {"checked_until": until}, "$max": {"due_at": kept_until}}
     result = await Upload.get_pymongo_collection().update_one({**_waiting(upload_id), **is_free}, update)
     return result.matched_count == 1
 
 
-async def prolong_check(upload_id: ObjectId, *, until: datetime, kept_until: datetime) -> None:
+async def prolong_check(upload_id: ObjectId, *, until: datetime, kept_until: datetime) -> bool:
+    """False when it waits no longer."""
     update = {"$set": {"checked_until": until}, "$max": {"due_at": kept_until}}
-    await Upload.get_pymongo_collection().update_one(_waiting(upload_id), update)
+    return (await Upload.get_pymongo_collection().update_one(_waiting(upload_id), update)).matched_count == 1
 
 
 async def release_check(upload_id: ObjectId) -> None:

@@ -54,7 +54,7 @@ class Upload(BaseDocument):
     link_ends_at: datetime | None = None  # until when whoever has its link may put its bytes
     due_at: datetime | None = None
     is_direct: bool = False  # its bytes are put by the client, and then checked
-    checked_until: datetime | None = None  # by when whoever checks them has said that it still does
+    checked_until: datetime | None = None  # by when whoever puts or checks them has said that it still does
     updated_at: datetime = Field(default_factory=utc_now)
 
     @property

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobBlock, BlobProperties
 from azure.storage.blob.aio import BlobClient, ExponentialRetry
 
@@ -78,11 +78,20 @@ async def forget(blob: BlobClient, writer: str) -> None:
                 await blob.delete_blob()
 
 
+async def drop_blocks(blob: BlobClient) -> None:
+    """Let a blob that has nothing but blocks which nobody committed be an empty one, if it is such a one."""
+    with suppress(ResourceExistsError):
+        await blob.commit_block_list([], match_condition=MatchConditions.IfMissing)
+
+
 async def begin(blob: BlobClient, first: int, size: int) -> tuple[bytes, int, str] | None:
-    """The first bytes, the size of all, and the entity tag; none when the blob ends before."""
+    """The first bytes, the size of all, and the entity tag; none when the blob ends before.
+
+    As they are stored: who puts a blob may say that it is compressed, and it could be a bomb.
+    """
     async with asking():
         try:
-            download = await blob.download_blob(first, size)
+            download = await blob.download_blob(first, size, decompress=False)
         except HttpResponseError as error:
             if _code_of(error) == "InvalidRange":
                 return None
@@ -94,14 +103,16 @@ async def begin(blob: BlobClient, first: int, size: int) -> tuple[bytes, int, st
 async def part(blob: BlobClient, first: int, size: int, etag: str) -> bytes:
     """More of the same version. The time-out is that of the socket: a slow way is none that is broken."""
     try:
-        download = await blob.download_blob(first, size, etag=etag, match_condition=MatchConditions.IfNotModified)
+        download = await blob.download_blob(
+            first, size, etag=etag, match_condition=MatchConditions.IfNotModified, decompress=False
+        )
         return await download.readall()
     except AzureError as error:
         raise StorageUnavailableError(error=_code_of(error) or type(error).__name__) from error
 
 
 def known(blob: BlobProperties) -> StoredObject:
-    return StoredObject(blob.name, blob.size, blob.last_modified)
+    return StoredObject(blob.name, blob.size, blob.last_modified, bool(blob.content_settings.content_encoding))
 
 
 class _Moving:

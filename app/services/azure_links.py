@@ -48,8 +48,8 @@ class AzureLinks:
         """A link does not outlive its key, so a key is borrowed for as long as may be and kept while it is enough."""
         if self._lent is None or until > self._lent_until:
             now = utc_now()
-            self._lent_until = now + _LONGEST
-            self._lent = await self._service.get_user_delegation_key(
-                key_start_time=now, key_expiry_time=self._lent_until
-            )
+            lent_until = now + _LONGEST
+            lent = await self._service.get_user_delegation_key(key_start_time=now, key_expiry_time=lent_until)
+            # Both at once, and only now: until then, and if Azure does not answer, the key is still the old one.
+            self._lent, self._lent_until = lent, lent_until
         return self._lent

@@ -30,7 +30,7 @@ _PAGE: Final = 1000
 class AzureStorage:
     """See `Storage` for what each method promises.
 
-    Blocks of a write that came to no end are invisible, and Azure removes them after a week.
+    Blocks of a write that came to no end are invisible until `delete_all` removes them, or Azure after a week.
     """
 
     def __init__(
@@ -107,7 +107,11 @@ class AzureStorage:
                 await blob.delete_blob(delete_snapshots="include")
 
     async def delete_all(self, stem: str) -> None:
-        async for found in self._listed(require_stem(stem) + "."):
+        """Also the blocks of a writer that came to no end."""
+        async for found in self._listed(require_stem(stem) + ".", include=["uncommittedblobs"]):
+            if not found.size:
+                async with asking():
+                    await azure_calls.drop_blocks(self._blob(found.key))
             await self.delete(found.key)
 
     async def objects(self, *, after: str = "") -> AsyncIterator[StoredObject]:
@@ -148,8 +152,8 @@ class AzureStorage:
                 await self._container.create_container()
         self._has_container = True
 
-    async def _listed(self, prefix: str) -> AsyncIterator[StoredObject]:
-        pages = self._container.list_blobs(name_starts_with=prefix, results_per_page=_PAGE).by_page()
+    async def _listed(self, prefix: str, include: list[str] | None = None) -> AsyncIterator[StoredObject]:
+        pages = self._container.list_blobs(prefix, include, results_per_page=_PAGE).by_page()
         while True:
             async with asking():
                 page = await anext(pages, None)

@@ -10,6 +10,7 @@ from typing import Final
 
 from bson import ObjectId
 
+from app.core import background
 from app.core.clock import utc_now
 from app.core.config import get_settings
 from app.core.exceptions import (
@@ -37,8 +38,9 @@ from app.services.storage import get_storage
 LINK_LIFE: Final = timedelta(hours=1)
 _SPARE: Final = timedelta(hours=1)  # after the end of the link, to complete what has been put
 _AZURE_MOST: Final = 5000 * 1024 * 1024  # in one request
+_CLAIM: Final = timedelta(seconds=60)
 _HELD_FOR: Final = timedelta(minutes=5)
-_HELD_EVERY_SECONDS: Final = 60.0
+_HELD_EVERY_SECONDS: Final = 15.0
 
 
 async def announce(body: DirectUploadCreate, *, by: Principal) -> DirectUploadRead:
@@ -94,12 +96,23 @@ async def put(upload_id: ObjectId, chunks: AsyncIterator[bytes]) -> None:
     upload = await crud_direct_upload.find_own(upload_id, owner_id=None)
     if upload is None or upload.status in {UploadStatus.FAILED, UploadStatus.INFECTED}:
         raise NotFoundError("There is no such upload.")
-    hold = partial(_hold, upload_id)
-    if not await hold():
-        raise ConflictError("This upload waits for no bytes.")
+    now = utc_now()
+    if not await crud_direct_upload.claim_check(upload_id, until=now + _CLAIM, kept_until=now + _HELD_FOR):
+        raise ConflictError("This upload waits for no bytes, or they are on their way.")
+    try:
+        await _store(upload, chunks)
+    finally:
+        await background.to_the_end(crud_direct_upload.release_check(upload_id), name="release_upload_put")
+
+
+async def _store(upload: Upload, chunks: AsyncIterator[bytes]) -> None:
+    """One at a time: many would fill the disk with many times what the upload counts for."""
+    key, hold = key_of(upload.stem), partial(_hold, upload.id)
+    if await get_storage().stat(key) is not None:
+        raise ConflictError("The bytes are there already.")
     try:
         async with meanwhile(hold, every_seconds=_HELD_EVERY_SECONDS):
-            await get_storage().write(key_of(upload.stem), _just(upload.size, chunks))
+            await get_storage().write(key, _just(upload.size, chunks))
     except ObjectExistsError as error:
         raise ConflictError("The bytes are there already.") from error
     if not await hold():
@@ -121,7 +134,8 @@ async def _just(size: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]
 
 async def _hold(upload_id: ObjectId) -> bool:
     """Let nobody give it up while its bytes come. False when it is gone."""
-    return await crud_direct_upload.hold(upload_id, until=utc_now() + _HELD_FOR)
+    now = utc_now()
+    return await crud_direct_upload.prolong_check(upload_id, until=now + _CLAIM, kept_until=now + _HELD_FOR)
 
 
 def as_error(upload: Upload) -> FileRejectedError | FileInfectedError:

@@ -97,6 +97,8 @@ class FileWorkers:
     """As many processes at once as there are processors to this one; the rest waits, as far as there is room."""
 
     def __init__(self, *, at_once: int, most_waiting: int = _MOST_WAITING) -> None:
+        # For whoever has to get a file ready first: those that are worked on, and the one that is next.
+        self.places = asyncio.Semaphore(at_once + 1)
         self._turns = asyncio.Semaphore(at_once)
         self._at_once = at_once
         self._most_waiting = most_waiting
@@ -148,8 +150,8 @@ class FileWorkers:
         self._processes.add(process)
         try:
             async with asyncio.timeout(0 if self._is_closed else kind.seconds):
-                if raw := await _answer_of(process):
-                    await process.wait()
+                raw = await _answer_of(process)
+                await process.wait()  # before anybody else asks how it ended: only the first one is told
         except TimeoutError:
             raw = None
         finally:
@@ -209,12 +211,13 @@ def _kill(process: Process) -> None:
 
 
 async def _answer_of(process: Process) -> bytes:
-    """What it writes until it ends; nothing when that is too much."""
+    """What it writes until it ends; nothing when that is too much, and then it ends at once."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     raw = bytearray()
     while part := await process.stdout.read(_PART_BYTES):
         raw += part
         if len(raw) > _LONGEST_ANSWER:
+            _kill(process)
             return b""
     return bytes(raw)
 

@@ -53,8 +53,8 @@ async def complete(upload_id: ObjectId, *, by: Principal) -> Upload:
     try:
         async with meanwhile(partial(_prolong, upload_id), every_seconds=_PROLONGED_EVERY_SECONDS):
             return await _check(upload, by=by)
-    except BaseException:
-        background.start(crud_direct_upload.release_check(upload_id), name="release_upload_check")
+    except BaseException:  # told only then, so that whoever is told may go on at once
+        await background.to_the_end(crud_direct_upload.release_check(upload_id), name="release_upload_check")
         raise
 
 
@@ -83,7 +83,7 @@ class _Check:
 
     async def run(self) -> dict[str, Any]:
         """What is known of the file then. `FileRejectedError` or `FileInfectedError` when it can't stay."""
-        await self._require_size()
+        await self._require_announced()
         digest = await self._read()
         if self._upload.sha256 not in {None, digest}:
             raise FileRejectedError("The bytes have another SHA-256 than was announced.")
@@ -95,12 +95,14 @@ class _Check:
             "sha256": digest,
         }
 
-    async def _require_size(self) -> None:
+    async def _require_announced(self) -> None:
         stored, announced = await get_storage().stat(key_of(self._upload.stem)), self._upload.size
         if stored is None:
             raise ConflictError("The bytes are not there yet: put them first.")
         if stored.size != announced:
             raise FileRejectedError(f"{announced} bytes were announced, and {stored.size} are there.")
+        if stored.is_encoded:
+            raise FileRejectedError("The bytes were put with a Content-Encoding, under which they are another file.")
 
     async def _read(self) -> str:
         digest = hashlib.sha256()

@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from app.core import background
 from app.core.clock import utc_now
-from app.core.exceptions import NotFoundError
+from app.core.exceptions import NotFoundError, StorageUnavailableError
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.core.scopes import Scope
@@ -24,6 +24,7 @@ JOB: Final = "clean_up_uploads"
 _BATCH: Final = 100
 # A slow sender fills a block in that time, and no verdict takes as long: whoever has not written since is dead.
 _SWEPT_AFTER: Final = timedelta(hours=1)
+_MOST_FAILURES: Final = 10
 _REMOVER: Final = Principal.system("conversation")
 
 _log = get_logger(__name__)
@@ -84,13 +85,26 @@ async def clean_up() -> CleanUp:
     while ids := await crud_upload.due_ids(limit=_BATCH):
         for upload_id in ids:
             given_up += await _give_up_due(upload_id)
-    removed, after = 0, None
+    swept = await get_storage().sweep(before=utc_now() - _SWEPT_AFTER)
+    return CleanUp(given_up, await _remove_noted(), swept)
+
+
+async def _remove_noted() -> int:
+    """The bytes of all that is gone. Some that can't be removed do not keep the others; many are a storage away."""
+    removed, after, failures = 0, None, []
     while notes := await crud_upload.notes(after=after, limit=_BATCH):
         for note in notes:
-            await _remove_bytes(note["_id"], note["stem"])
-        removed, after = removed + len(notes), notes[-1]["_id"]
-    swept = await get_storage().sweep(before=utc_now() - _SWEPT_AFTER)
-    return CleanUp(given_up, removed, swept)
+            try:
+                await _remove_bytes(note["_id"], note["stem"])
+                removed += 1
+            except StorageUnavailableError as error:
+                failures.append(error)
+                if len(failures) == _MOST_FAILURES:
+                    raise
+        after = notes[-1]["_id"]
+    if failures:
+        raise failures[0]
+    return removed
 
 
 @transactional

@@ -124,6 +124,7 @@ class _Intake:
                 self._probe.feed(chunk)
                 await scan.feed(chunk)
                 yield chunk
+            await require_conversation(self._incoming.said(), by=self._by)  # what came behind the file, too
             self._type = self._probe.finish()
             await self._hear(scan)
 

@@ -173,12 +173,17 @@ async def _text_of(upload: Upload) -> dict[str, bytes] | Failure:
 
 @asynccontextmanager
 async def _copy_of(upload: Upload) -> AsyncIterator[Path]:
-    """The file as one of this machine, for as long as it is needed."""
-    with tempfile.NamedTemporaryFile(prefix="octopus-") as copy:
-        async for chunk in get_storage().read(key_of(upload.stem)):
-            await asyncio.to_thread(copy.write, chunk)
-        await asyncio.to_thread(copy.flush)
-        yield Path(copy.name)
+    """The file as one of this machine, for as long as it is needed. Without a name it is gone even if we are killed.
+
+    Where such files are is often memory, as in containers, so those who wait for a turn have none yet.
+    """
+    async with file_workers().places:
+        with tempfile.TemporaryFile(prefix="octopus-") as copy:
+            async for chunk in get_storage().read(key_of(upload.stem)):
+                await asyncio.to_thread(copy.write, chunk)
+            # Where such a path does not open the file anew (macOS), it goes on from here.
+            await asyncio.to_thread(copy.seek, 0)
+            yield Path(f"/dev/fd/{copy.fileno()}")
 
 
 async def _chunks(content: bytes) -> AsyncIterator[bytes]:

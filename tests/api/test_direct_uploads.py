@@ -11,7 +11,7 @@ from bson import ObjectId
 from httpx import AsyncClient, Response
 
 from app.api import raw_body
-from app.core import signed_link
+from app.core import background, signed_link
 from app.core.clock import utc_now
 from app.core.stored_object import ORIGINAL, key_of
 from app.crud import crud_direct_upload
@@ -132,10 +132,13 @@ class TestDirectUpload:
         plan = await announce(client, ada)
 
         answer = await complete(client, plan, ada)
+        upload = await Upload.find_one({})
         await put(client, plan)
         again = await complete(client, plan, ada)
 
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+        assert upload is not None
+        assert upload.checked_until is None
         assert again.status_code == 200
 
     @pytest.mark.parametrize(
@@ -166,6 +169,21 @@ class TestDirectUpload:
         assert await counted(ada) == 0
         [event] = await AuditEvent.find(AuditEvent.action == "upload:refused").to_list()
         assert (event.outcome, event.details["reason"]) == ("failure", answers[0].json()["detail"])
+
+    async def test_that_would_be_given_out_as_another_file_is_removed(self, serve_azure: ServeStorage) -> None:
+        """What was scanned are the bytes as they are stored, and a browser would unpack them."""
+        async with serve_azure() as client:
+            ada = await make_signed_in()
+            plan = await announce(client, ada)
+            plan["headers"]["x-ms-blob-content-encoding"] = "br"
+            was_put = await put(client, plan)
+            answer = await complete(client, plan, ada)
+            await background.drain()
+            left = await stored_keys()
+
+        assert was_put.is_success
+        assert (answer.status_code, answer.json()["code"]) == (422, "file_rejected")
+        assert left == []
 
     async def test_that_was_refused_gives_nothing_back_twice(self, client: AsyncClient, ada: SignedInUser) -> None:
         plan, other = await announce(client, ada, sha256="0" * 64), await announce(client, ada)
@@ -361,6 +379,32 @@ class TestPut:
         assert (answer.status_code, answer.json()["code"]) == (422, "file_rejected")
         assert await stored_keys() == []
 
+    async def test_takes_one_sender_at_a_time(self, home: AsyncClient, bob: SignedInUser) -> None:
+        """Of many, each would fill the disk with as much as the upload counts for."""
+        plan, answers = await announce(home, bob), []
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield PICTURE[:10]
+            answers.extend([await asyncio.wait_for(put(home, plan), 5), await complete(home, plan, bob)])
+            yield PICTURE[10:]
+
+        taken = await put(home, plan, slow())
+        done = await complete(home, plan, bob)
+
+        assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(409, "conflict")] * 2
+        assert (taken.status_code, done.status_code) == (204, 200)
+
+    async def test_reads_nothing_when_the_bytes_are_there(
+        self, home: AsyncClient, bob: SignedInUser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan = await announce(home, bob)
+        await put(home, plan)
+        monkeypatch.setattr(get_storage(), "write", None)
+
+        answer = await put(home, plan)
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+
     async def test_needs_the_whole_link(self, home: AsyncClient, bob: SignedInUser) -> None:
         plan, other = await announce(home, bob), await announce(home, bob)
         url = plan["url"].removeprefix(HOME)
@@ -431,10 +475,10 @@ class TestPut:
     ) -> None:
         monkeypatch.setattr(direct_upload_service, "_HELD_EVERY_SECONDS", 0.01)
         plan, was_held = await announce(home, bob), asyncio.Event()
-        hold, uploads = crud_direct_upload.hold, Upload.get_pymongo_collection()
+        prolong, uploads = crud_direct_upload.prolong_check, Upload.get_pymongo_collection()
 
-        async def noted(upload_id: ObjectId, *, until: datetime) -> bool:
-            is_there = await hold(upload_id, until=until)
+        async def noted(upload_id: ObjectId, **times: datetime) -> bool:
+            is_there = await prolong(upload_id, **times)
             was_held.set()
             return is_there
 
@@ -445,7 +489,7 @@ class TestPut:
             await asyncio.wait_for(was_held.wait(), 5)
             yield PICTURE[10:]
 
-        monkeypatch.setattr(crud_direct_upload, "hold", noted)
+        monkeypatch.setattr(crud_direct_upload, "prolong_check", noted)
         answer = await put(home, plan, slow())
         upload = await Upload.find_one({})
 

@@ -184,6 +184,8 @@ class TestConditions:
             ({"if_modified_since": MADE}, 304),
             ({"if_modified_since": "Sat, 21 Nov 2026 10:30:14 GMT"}, 200),
             ({"if_modified_since": "at tea time"}, 200),
+            ({"if_modified_since": "Sat, 21 Nov 99999999999999999999 10:30:14 GMT"}, 200),
+            ({"if_unmodified_since": "Sat, 21 Nov 2026 10:30:14 +99999999999999999999"}, 200),
             ({"if_none_match": f'"{DIGEST}"', "range": "bytes=1-2"}, 304),
             ({"if_match": f'"{DIGEST}"'}, 200),
             ({"if_match": "*"}, 200),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from app.core.stored_object import key_of
 from app.models.enums import UploadStatus, Visibility
 from app.models.upload import Upload
 from app.services import upload_variant_service
-from app.services.file_worker import Failure, FileWorkers
+from app.services.file_worker import Failure, FileWorkers, file_workers
 from app.services.storage import get_storage
 from tests.factories import SignedInUser, make_signed_in, make_upload
 from tests.hostile_files import pdf, photo, picture, png_bomb, word
@@ -240,16 +241,40 @@ class TestRefusedThumbnail:
         assert (await task).status_code == 200
         assert (await client.get(thumbnail_of(second, 64), headers=ada.headers)).status_code == 200
 
-    async def test_leaves_no_copy_behind(
-        self, client: AsyncClient, ada: SignedInUser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    async def test_leaves_no_copy_behind_even_by_a_process_that_is_killed(
+        self, client: AsyncClient, ada: SignedInUser, works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        good, bad = await store_picture(ada), await store_upload(ada, png_bomb(), content_type="image/png")
+        upload = await store_picture(ada)
+        works.may_go_on.clear()
+        task = asyncio.create_task(client.get(thumbnail_of(upload, 64), headers=ada.headers))
+        await asyncio.wait_for(works.has_begun.wait(), 5)
 
-        for upload in (good, bad):
-            await client.get(thumbnail_of(upload, 64), headers=ada.headers)
+        names = os.listdir(tmp_path)  # noqa: PTH208
+        works.may_go_on.set()
 
-        assert not any("octopus-" in name for name in os.listdir(tmp_path))  # noqa: PTH208
+        assert not any("octopus-" in name for name in names)
+        assert (await task).status_code == 200
+
+    async def test_copies_no_more_files_than_are_worked_on(
+        self, client: AsyncClient, ada: SignedInUser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(file_workers(), "places", asyncio.Semaphore(2))
+        uploads, copies, most = [await store_picture(ada) for _ in range(4)], [], 0
+        make = tempfile.TemporaryFile
+
+        def counted(**options: Any) -> Any:
+            nonlocal most
+            copies.append(make(**options))
+            most = max(most, sum(not copy.closed for copy in copies))
+            return copies[-1]
+
+        monkeypatch.setattr("tempfile.TemporaryFile", counted)
+        asked = [client.get(thumbnail_of(upload, 64), headers=ada.headers) for upload in uploads]
+        answers = await asyncio.gather(*asked)
+
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert (len(copies), most) == (4, 2)
 
 
 class TestDeletedMeanwhile:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from bson import ObjectId
@@ -27,7 +28,7 @@ from app.models.idempotency_record import IdempotencyRecord
 from app.models.upload import DeletedUpload, Upload
 from app.models.usage_counter import UsageTotal
 from app.models.user import User
-from app.services import idempotency_service, upload_removal_service, upload_service
+from app.services import folder_draft, idempotency_service, upload_removal_service, upload_service
 from app.services.storage import get_storage
 from tests.clamd_server import ClamdServer, clamd, running_clamd
 from tests.conftest import Serve, no_event_can_be_written
@@ -236,6 +237,23 @@ class TestRefusal:
 
         assert (response.status_code, response.json()["code"]) == (422, "validation_error")
         assert errors_of(response) == [(["body", place], kind)]
+        assert await nothing_is_left(ada, tmp_path)
+
+    @pytest.mark.parametrize("field", [("visibility", "secret"), ("conversation_id", "6b01811398ac8cb6e718c10f")])
+    async def test_of_what_stands_behind_the_file_comes_before_the_file_is_one(
+        self, client: AsyncClient, tmp_path: Path, field: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada, published = await make_signed_in(), Mock(wraps=folder_draft._publish)
+        monkeypatch.setattr(folder_draft, "_publish", published)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield part("file", TEXT, "tea.txt")
+            yield part(*field) + END
+
+        refused = await client.post("/api/v1/uploads", content=body(), headers=ada.headers | HEADERS)
+
+        assert (refused.status_code, refused.json()["code"]) == (422, "validation_error")
+        assert not published.called
         assert await nothing_is_left(ada, tmp_path)
 
     @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What only Azure can do, and what happens when it does not answer."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -55,6 +56,11 @@ async def link_to(storage: AzureStorage, key: str = KEY, *, seconds: int = 60) -
 async def send(method: str, url: str, **more: Any) -> httpx.Response:
     async with httpx.AsyncClient() as client:
         return await client.request(method, url, **more)
+
+
+async def blobs_in(storage: AzureStorage) -> set[str]:
+    """Those as well of which there are only blocks."""
+    return {blob.name async for blob in storage._container.list_blobs(include=["uncommittedblobs"])}
 
 
 class TestSignedUrl:
@@ -116,6 +122,18 @@ class TestDirectUpload:
         assert found is not None
         assert found.size == 300_000
         assert await read_all(storage.read(KEY)) == content
+
+    async def test_that_is_said_to_be_compressed_is_read_as_it_is(self, storage: AzureStorage) -> None:
+        bomb = gzip.compress(bytes(50_000_000))
+        target = await storage.direct_upload(KEY, expires_at=utc_now() + timedelta(minutes=1))
+
+        await send("PUT", target.url, headers={**target.headers, "x-ms-blob-content-encoding": "gzip"}, content=bomb)
+
+        found = await storage.stat(KEY)
+        assert found is not None
+        assert (found.size, found.is_encoded) == (len(bomb), True)
+        assert await read_all(storage.read(KEY)) == bomb
+        assert await read_all(storage.read(KEY, first=100, last=199)) == bomb[100:200]
 
     async def test_never_overwrites(self, storage: AzureStorage) -> None:
         target = await storage.direct_upload(KEY, expires_at=utc_now() + timedelta(minutes=1))
@@ -180,6 +198,23 @@ class TestWrite:
         await background.drain()
 
         assert await storage.stat(KEY) is None
+
+    async def test_that_came_to_no_end_leaves_no_blocks_when_its_upload_goes(self, storage: AzureStorage) -> None:
+        async def cut_off() -> AsyncIterator[bytes]:
+            yield bytes(9_000_000)
+            while not await blobs_in(storage):
+                pass
+            raise ConnectionError
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(storage.write(KEY, cut_off()), 10)
+        await storage.write(OTHER, chunks_of(b""))
+        before = await blobs_in(storage)
+        for key in (KEY, OTHER):
+            await storage.delete_all(key.partition(".")[0])
+
+        assert before == {KEY, OTHER}
+        assert await blobs_in(storage) == set()
 
     async def test_takes_back_only_its_own(self, storage: AzureStorage) -> None:
         await storage.write(KEY, chunks_of(b"mine"))

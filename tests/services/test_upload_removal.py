@@ -141,6 +141,24 @@ class TestCleanUp:
         assert await upload_removal_service.clean_up() == CleanUp(given_up=0, removed=2, swept=0)
         assert (await DeletedUpload.count(), objects(tmp_path)) == (0, [])
 
+    async def test_goes_on_past_what_can_not_be_removed(
+        self, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uploads = [await make_stored(storage, None, **ago(seconds=1)) for _ in range(3)]
+        delete_all = storage.delete_all
+
+        async def stuck(stem: str) -> None:
+            if stem == uploads[0].stem:
+                raise StorageUnavailableError
+            await delete_all(stem)
+
+        monkeypatch.setattr(storage, "delete_all", stuck)
+        with pytest.raises(StorageUnavailableError):
+            await upload_removal_service.clean_up()
+
+        assert [note.stem for note in await DeletedUpload.find_all().to_list()] == [uploads[0].stem]
+        assert len(objects(tmp_path)) == 2
+
     async def test_works_through_many(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(upload_removal_service, "_BATCH", 2)
         ada = await make_user()
