@@ -327,6 +327,7 @@ class TestAccessLog:
             "event.outcome": "failure",
             "http.request.method": "POST",
             "url.path": "/api/v1/auth/login",
+            "octopus.route": "/api/v1/auth/login",
             "http.response.status_code": 422,
             "http.request.id": "order-17",
             "client.ip": "127.0.0.1",
