@@ -38,8 +38,8 @@ param sharedRateLimits bool = false
 @description('Where the service is reached, such as https://api.example.com; by default the name that Azure gives.')
 param publicUrl string = ''
 
-@description('Sender of mails.')
-param mailFrom string = 'octopus@example.com'
+@description('Sender of mails; the mail server must let it send as this address.')
+param mailFrom string
 
 @description('Who is told of alerts; nobody, when empty.')
 param alertEmail string = ''
