@@ -1,4 +1,4 @@
-"""Who is calling? Asks Octopus. One file to copy into another service; needs Python 3.11, httpx and PyJWT[crypto].
+"""Who is calling? Asks Octopus. One file to copy into another service; needs Python 3.11, httpx, PyJWT[crypto] 2.10.
 
     octopus = Octopus("https://octopus.example", api_key=os.environ["OCTOPUS_API_KEY"])
     caller = octopus.verify(request.headers, ip=request.remote_addr)  # Flask, Django, whatever waits
@@ -456,7 +456,7 @@ def _kid_of(token: str) -> str:
     """The key that the token names; an empty one when it names none."""
     try:
         return str(jwt.get_unverified_header(token).get("kid", ""))
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, RecursionError):  # PyJWT before 2.15 stumbles over a thousand brackets
         return ""
 
 

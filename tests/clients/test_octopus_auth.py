@@ -153,6 +153,16 @@ class TestToken:
             assert (await asking.who(forged(ada, private, "ES256"))).user_id == str(ada.id)
             assert asking.asked == {JWKS: 1}
 
+    async def test_is_refused_also_where_the_library_breaks_on_it(
+        self, serving: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def too_deep(_: str) -> dict[str, Any]:  # as PyJWT before 2.15 does when a header is nothing but brackets
+            raise RecursionError
+
+        async with serving("ES256") as asking:
+            monkeypatch.setattr(jwt, "get_unverified_header", too_deep)
+            assert await asking.refusal(bearer("a.b.c")) == (401, "invalid_token")
+
     async def test_under_a_new_key_is_good_and_strange_keys_cost_one_question_in_ten_seconds(
         self, serving: Open
     ) -> None:
