@@ -118,10 +118,15 @@ class TestWorkflow:
     def test_signs_in_as_whom_the_templates_believe(self) -> None:
         identities = (INFRA / "modules" / "identities.bicep").read_text()
 
-        subjects = re.findall(r"subject: 'repo:\$\{repository\}:(.+)'", identities)
+        subjects = re.findall(r"subject: '\$\{subjectPrefix\}:(.+)'", identities)
 
         assert subjects == ["ref:refs/heads/main", "environment:production"]
         assert "\n    environment: production\n" in WORKFLOWS["main.yml"]
+        # Since June 2026 there are ids in it, so that nobody signs in under a name that was given up: GitHub is asked.
+        asked = (
+            "subjectPrefix=\"$(gh api 'repos/{owner}/{repo}/actions/oidc/customization/sub' --jq .sub_claim_prefix)\""
+        )
+        assert [page.count(asked) for page in PAGES.values()] == [1, 2]
         assert re.search(r"push:\n    branches: \[main\]\n", WORKFLOWS["main.yml"])
 
     @pytest.mark.parametrize("name", sorted(WORKFLOWS))
@@ -163,14 +168,14 @@ class TestCommands:
             for name in re.findall(r"(?<!\S)(\w+)=", parameters)
         ]
 
-        assert {"repository", "operatorId"} <= set(given)
+        assert {"subjectPrefix", "operatorId"} <= set(given)
         assert set(given) <= known
 
     def test_give_the_templates_what_has_no_default(self) -> None:
         needed = set(re.findall(r"^param (\w+) \w+$", (INFRA / "main.bicep").read_text(), re.MULTILINE))
         commands = re.findall(r"az deployment group create[^\n]*", "\n".join(PAGES.values()).replace("\\\n", " "))
 
-        assert needed == {"repository", "operatorId", "mailFrom"}
+        assert needed == {"subjectPrefix", "operatorId", "mailFrom"}
         assert len(commands) == 3
         for command in commands:
             assert needed <= set(re.findall(r"(?<!\S)(\w+)=", command)), command

@@ -10,8 +10,9 @@ param location string = resourceGroup().location
 @maxLength(9)
 param prefix string = 'octopus'
 
-@description('OWNER/NAME on GitHub: whose pipeline may deliver.')
-param repository string
+@description('How GitHub names the repository whose pipeline may deliver, in the tokens of its jobs: sub_claim_prefix of gh api repos/OWNER/NAME/actions/oidc/customization/sub, such as repo:OWNER@ID/NAME@ID. The ids are in it for repositories of after June 2026.')
+@minLength(8)
+param subjectPrefix string
 
 @description('Object id of whoever runs scripts/azure_setup.py: az ad signed-in-user show --query id')
 param operatorId string
@@ -64,7 +65,7 @@ module identities 'modules/identities.bicep' = {
   params: {
     location: location
     prefix: prefix
-    repository: repository
+    subjectPrefix: subjectPrefix
   }
 }
 
