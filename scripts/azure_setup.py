@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ENVIRONMENT: Final = "production"  # of the repository; the identity that deploys believes no other
+BRANCH: Final = "main"  # the only one that may use it
 MADE: Final[dict[str, Callable[[], str]]] = {
     "SECRET_KEY": lambda: secrets.token_urlsafe(48),
     "ENCRYPTION_KEYS": lambda: base64.urlsafe_b64encode(os.urandom(32)).decode(),
@@ -35,10 +36,34 @@ def main() -> None:
     query = ["deployment", "group", "show", "-g", options.group, "-n", options.deployment]
     outputs = json.loads(_run("az", *query, "--query", "properties.outputs", "-o", "json"))
     _fill(outputs["vault"]["value"], options.ask)
-    _run("gh", "api", "--method", "PUT", "--silent", f"repos/{{owner}}/{{repo}}/environments/{ENVIRONMENT}")
+    _guard_environment()
     for name, value in outputs["variables"]["value"].items():
         _run("gh", "variable", "set", name, "--body", value)
     print(f"GitHub knows where to deliver. Push to main, and the service is at {outputs['url']['value']}.")
+
+
+def _guard_environment() -> None:
+    """Let only the branch deploy: who may push to any branch could else be who deploys, by a workflow in it.
+
+    An environment that is there is not written, since that would take its reviewers away.
+    """
+    place = "repos/{owner}/{repo}/environments"
+    there = {each["name"]: each for each in _asked_github(f"{place}?per_page=100")["environments"]}
+    if ENVIRONMENT not in there:
+        chosen = [f"deployment_branch_policy[{name}]" for name in ("protected_branches", "custom_branch_policies")]
+        fields = ["-F", f"{chosen[0]}=false", "-F", f"{chosen[1]}=true"]
+        _run("gh", "api", "--method", "PUT", "--silent", f"{place}/{ENVIRONMENT}", *fields)
+    elif there[ENVIRONMENT]["deployment_branch_policy"] is None:
+        sys.exit(f"Every branch may deploy to the environment {ENVIRONMENT} on GitHub: choose {BRANCH} alone there.")
+    elif not there[ENVIRONMENT]["deployment_branch_policy"]["custom_branch_policies"]:
+        return  # protected branches
+    policies = f"{place}/{ENVIRONMENT}/deployment-branch-policies"
+    if BRANCH not in [each["name"] for each in _asked_github(policies)["branch_policies"]]:
+        _run("gh", "api", "--method", "POST", "--silent", policies, "-f", f"name={BRANCH}")
+
+
+def _asked_github(path: str) -> Any:
+    return json.loads(_run("gh", "api", path))
 
 
 def _fill(vault: str, more: list[str]) -> None:
@@ -56,6 +81,8 @@ def _fill(vault: str, more: list[str]) -> None:
 
 def _asked(name: str) -> str:
     value = os.environ.get(name) or getpass.getpass(f"{name} ({ASKED.get(name, 'not shown')}): ")
+    if name in ASKED and "://" not in value:
+        sys.exit(f"{name} must be a URL, such as {ASKED[name]}.")  # not the next of several lines that were pasted
     return value.strip() or sys.exit(f"{name} is needed.")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS: Final = 60
 ALREADY_INITIALIZED, UNAUTHORIZED, USER_EXISTS = 23, 13, 51003
-# Of all databases, since a restore makes one beside the one that it replaces.
+# Of all databases, since a backup may be restored to another one for a look (`--to-database`).
 ROLES: Final = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"]
 
 

@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ calls.append(call)
 state.write_text(json.dumps(calls))
 if words[1:3] == ["deployment", "group"]:
     print(json.dumps({outputs}))
+elif words[1:] == ["api", "repos/{{owner}}/{{repo}}/environments?per_page=100"]:
+    print(os.environ["ENVIRONMENTS"])
+elif words[-1].endswith("deployment-branch-policies"):
+    print(json.dumps({{"branch_policies": [{{"name": "main"}}] if "name=main" in str(calls) else []}}))
 elif words[1:4] == ["keyvault", "secret", "list"]:
     print(json.dumps([c["words"][c["words"].index("-n") + 1] for c in calls if "secret" in c]))
 """
@@ -46,6 +51,12 @@ OUTPUTS = {
     "vault": {"value": "octopus-1"},
     "variables": {"value": {"AZURE_APP": "octopus-1", "AZURE_REGISTRY": "octopus1"}},
     "url": {"value": "https://octopus-1.azurewebsites.net"},
+}
+
+ASKED = {"DATABASE_URL": "mongodb+srv://octopus:kS8vN2@db.example.net/octopus", "SMTP_URL": "smtps://m.example"}
+GUARDED = {
+    "name": "production",
+    "deployment_branch_policy": {"protected_branches": False, "custom_branch_policies": True},
 }
 
 
@@ -107,10 +118,15 @@ class TestWorkflow:
     def test_signs_in_as_whom_the_templates_believe(self) -> None:
         identities = (INFRA / "modules" / "identities.bicep").read_text()
 
-        subjects = re.findall(r"subject: 'repo:\$\{repository\}:(.+)'", identities)
+        subjects = re.findall(r"subject: '\$\{subjectPrefix\}:(.+)'", identities)
 
         assert subjects == ["ref:refs/heads/main", "environment:production"]
         assert "\n    environment: production\n" in WORKFLOWS["main.yml"]
+        # Since June 2026 there are ids in it, so that nobody signs in under a name that was given up: GitHub is asked.
+        asked = (
+            "subjectPrefix=\"$(gh api 'repos/{owner}/{repo}/actions/oidc/customization/sub' --jq .sub_claim_prefix)\""
+        )
+        assert [page.count(asked) for page in PAGES.values()] == [1, 2]
         assert re.search(r"push:\n    branches: \[main\]\n", WORKFLOWS["main.yml"])
 
     @pytest.mark.parametrize("name", sorted(WORKFLOWS))
@@ -152,20 +168,30 @@ class TestCommands:
             for name in re.findall(r"(?<!\S)(\w+)=", parameters)
         ]
 
-        assert {"repository", "operatorId"} <= set(given)
+        assert {"subjectPrefix", "operatorId"} <= set(given)
         assert set(given) <= known
+
+    def test_give_the_templates_what_has_no_default(self) -> None:
+        needed = set(re.findall(r"^param (\w+) \w+$", (INFRA / "main.bicep").read_text(), re.MULTILINE))
+        commands = re.findall(r"az deployment group create[^\n]*", "\n".join(PAGES.values()).replace("\\\n", " "))
+
+        assert needed == {"subjectPrefix", "operatorId", "mailFrom"}
+        assert len(commands) == 3
+        for command in commands:
+            assert needed <= set(re.findall(r"(?<!\S)(\w+)=", command)), command
 
 
 class TestSetup:
-    def test_fills_the_vault_once_and_tells_github(self, tmp_path: Path) -> None:
+    @pytest.fixture(autouse=True)
+    def _programs(self, tmp_path: Path) -> None:
         for program in ("az", "gh"):
             file = tmp_path / program
             file.write_text(RECORDER.format(python=sys.executable, outputs=OUTPUTS))
             file.chmod(0o755)
-        asked = {"DATABASE_URL": "mongodb+srv://octopus:kS8vN2@db.example.net/octopus", "SMTP_URL": "smtps://m.example"}
 
-        first = _set_up(tmp_path, asked)
-        second = _set_up(tmp_path, {})
+    def test_fills_the_vault_once_and_tells_github(self, tmp_path: Path) -> None:
+        first = _set_up(tmp_path, ASKED)
+        second = _set_up(tmp_path, {}, environments=[GUARDED])
 
         calls = json.loads((tmp_path / "state").read_text())
         stored = {call["words"][call["words"].index("-n") + 1]: call["secret"] for call in calls if "secret" in call}
@@ -174,9 +200,9 @@ class TestSetup:
             "SECRET_KEY",
             "ENCRYPTION_KEYS",
             "BOOTSTRAP_TOKEN",
-            *asked,
+            *ASKED,
         }
-        assert stored["DATABASE-URL"] == asked["DATABASE_URL"]
+        assert stored["DATABASE-URL"] == ASKED["DATABASE_URL"]
         words = " ".join(word for call in calls for word in call["words"]) + first + second
         assert [name for name, value in stored.items() if value in words] == []
         assert ["gh", "variable", "set", "AZURE_REGISTRY", "--body", "octopus1"] in [call["words"] for call in calls]
@@ -185,13 +211,57 @@ class TestSetup:
         started = Settings(_env_file=None, environment="production", public_url="https://o.example", **variables)
         assert started.cipher.decrypt(started.cipher.encrypt(b"x")) == b"x"
 
+    def test_lets_only_main_deploy(self, tmp_path: Path) -> None:
+        _set_up(tmp_path, ASKED)
+        _set_up(tmp_path, {}, environments=[GUARDED])
 
-def _set_up(folder: Path, variables: dict[str, str]) -> str:
-    path = {"PATH": f"{folder}:{os.environ['PATH']}", "STATE": str(folder / "state")}
-    command = [sys.executable, str(ROOT / "scripts" / "azure_setup.py"), "octopus"]
-    done = subprocess.run(command, env=path | variables, capture_output=True, text=True, check=False)  # noqa: S603
+        place = "repos/{owner}/{repo}/environments/production"
+        chosen = [
+            "deployment_branch_policy[protected_branches]=false",
+            "deployment_branch_policy[custom_branch_policies]=true",
+        ]
+        assert [words[2:] for words in _words(tmp_path) if "--method" in words] == [
+            ["--method", "PUT", "--silent", place, "-F", chosen[0], "-F", chosen[1]],
+            ["--method", "POST", "--silent", f"{place}/deployment-branch-policies", "-f", "name=main"],
+        ]
+
+    def test_takes_no_reviewers_away_and_does_not_go_on_where_every_branch_may_deploy(self, tmp_path: Path) -> None:
+        said = _refused(tmp_path, ASKED, environments=[GUARDED | {"deployment_branch_policy": None}])
+
+        assert said == "Every branch may deploy to the environment production on GitHub: choose main alone there.\n"
+        assert [words for words in _words(tmp_path) if "--method" in words or "variable" in words] == []
+
+    def test_stores_nothing_but_a_url_where_it_asks_for_one(self, tmp_path: Path) -> None:
+        said = _refused(tmp_path, {"DATABASE_URL": "gh workflow run main.yml"})
+
+        assert said.startswith("DATABASE_URL must be a URL, such as mongodb+srv://")
+        assert "DATABASE-URL" not in str(_words(tmp_path))
+
+
+def _set_up(folder: Path, variables: dict[str, str], environments: Sequence[dict[str, Any]] = ()) -> str:
+    done = _run(folder, variables, environments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def _refused(folder: Path, variables: dict[str, str], environments: Sequence[dict[str, Any]] = ()) -> str:
+    done = _run(folder, variables, environments)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def _run(
+    folder: Path, variables: dict[str, str], environments: Sequence[dict[str, Any]]
+) -> subprocess.CompletedProcess[str]:
+    path = {"PATH": f"{folder}:{os.environ['PATH']}", "STATE": str(folder / "state")}
+    path["ENVIRONMENTS"] = json.dumps({"environments": environments})
+    command = [sys.executable, str(ROOT / "scripts" / "azure_setup.py"), "octopus"]
+    return subprocess.run(command, env=path | variables, capture_output=True, text=True, check=False)  # noqa: S603
+
+
+def _words(folder: Path) -> list[list[str]]:
+    """What `az` and `gh` were told."""
+    return [call["words"] for call in json.loads((folder / "state").read_text())]
 
 
 def _settings() -> set[str]:

@@ -127,7 +127,7 @@ class TestImage:
         before = set(image.rglob("*"))
 
         with running(start_command(), cwd=image, env=environment) as server:
-            wait_until_healthy(environment)
+            wait_until_healthy(server, environment)
             server.terminate()
             _, log = server.communicate(timeout=15)
 
@@ -310,9 +310,10 @@ def running(command: list[str], cwd: Path, env: dict[str, str]) -> Iterator[subp
             process.kill()
 
 
-def wait_until_healthy(environment: dict[str, str]) -> None:
+def wait_until_healthy(server: subprocess.Popen[str], environment: dict[str, str]) -> None:
     until = time.monotonic() + 90
     while run_command(*health_command(), env=environment).returncode != 0:
+        assert server.poll() is None, server.communicate()[1]
         assert time.monotonic() < until, "The service does not get healthy."
 
 

@@ -10,8 +10,9 @@ param location string = resourceGroup().location
 @maxLength(9)
 param prefix string = 'octopus'
 
-@description('OWNER/NAME on GitHub: whose pipeline may deliver.')
-param repository string
+@description('How GitHub names the repository whose pipeline may deliver, in the tokens of its jobs: sub_claim_prefix of gh api repos/OWNER/NAME/actions/oidc/customization/sub, such as repo:OWNER@ID/NAME@ID. The ids are in it for repositories of after June 2026.')
+@minLength(8)
+param subjectPrefix string
 
 @description('Object id of whoever runs scripts/azure_setup.py: az ad signed-in-user show --query id')
 param operatorId string
@@ -38,8 +39,8 @@ param sharedRateLimits bool = false
 @description('Where the service is reached, such as https://api.example.com; by default the name that Azure gives.')
 param publicUrl string = ''
 
-@description('Sender of mails.')
-param mailFrom string = 'octopus@example.com'
+@description('Sender of mails; the mail server must let it send as this address.')
+param mailFrom string
 
 @description('Who is told of alerts; nobody, when empty.')
 param alertEmail string = ''
@@ -64,7 +65,7 @@ module identities 'modules/identities.bicep' = {
   params: {
     location: location
     prefix: prefix
-    repository: repository
+    subjectPrefix: subjectPrefix
   }
 }
 

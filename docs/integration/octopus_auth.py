@@ -1,4 +1,4 @@
-"""Who is calling? Asks Octopus. One file to copy into another service; needs Python 3.11, httpx and PyJWT[crypto].
+"""Who is calling? Asks Octopus. One file to copy into another service; needs Python 3.11, httpx, PyJWT[crypto] 2.10.
 
     octopus = Octopus("https://octopus.example", api_key=os.environ["OCTOPUS_API_KEY"])
     caller = octopus.verify(request.headers, ip=request.remote_addr)  # Flask, Django, whatever waits
@@ -98,11 +98,12 @@ _AMBIGUOUS: Final = Refusal(400, "ambiguous_credentials", "Send an access token 
 _INVALID_TOKEN: Final = Refusal(401, "invalid_token", "The access token is not valid.")
 _EXPIRED_TOKEN: Final = Refusal(401, "token_expired", "The access token has expired.")
 _INVALID_KEY: Final = Refusal(401, "invalid_api_key", "The API key is not valid.")
+_NOT_ENROLLED: Final = Refusal(401, "mfa_required", "The user must set up a second factor first.")
 _AWAY: Final = Refusal(503, "authentication_unavailable", "Credentials can't be verified at present.", 2)
 _OF_CODE: Final = {
     "api_key_expired": Refusal(401, "api_key_expired", "The API key has expired."),
     "ip_not_allowed": Refusal(403, "ip_not_allowed", "The API key is not for use from this address."),
-    "mfa_required": Refusal(401, "mfa_required", "The user of this API key must set up a second factor first."),
+    "mfa_required": _NOT_ENROLLED,
     "rate_limited": Refusal(429, "rate_limited", "Too many requests with this API key.", 1),
     "quota_exceeded": Refusal(429, "quota_exceeded", "The quota of this API key is used up.", 60),
 }
@@ -245,7 +246,7 @@ class Octopus:
             return _EXPIRED_TOKEN
         except jwt.PyJWTError:
             return _INVALID_TOKEN
-        return _caller_of_claims(claims)
+        return _outcome_of_claims(claims)
 
     def _told(self, what: str, ask: Callable[[], Outcome]) -> Steps:
         """What Octopus says, now or a moment ago."""
@@ -297,7 +298,7 @@ class Octopus:
         if answer is None:
             return _AWAY
         is_good = answer.get("active") is True and answer.get("token_type") == "bearer"
-        return _caller_of_claims(answer) if is_good else _INVALID_TOKEN
+        return _outcome_of_claims(answer) if is_good else _INVALID_TOKEN
 
     def _fetch_keys(self) -> None:
         self._keys_asked_at = now = time.monotonic()
@@ -333,7 +334,8 @@ class OctopusAuth:
     def __init__(
         self, app: App, octopus: Octopus, *, public: Collection[str] = (), scopes: Collection[str] = ()
     ) -> None:
-        self.app, self.octopus, self.public, self.scopes = app, octopus, frozenset(public), scopes
+        self.app, self.octopus = app, octopus
+        self.public, self.scopes = _names(public), _names(scopes)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -361,11 +363,10 @@ class OctopusAuth:
     async def _let_in(
         self, caller: Caller | None, scope: MutableMapping[str, Any], receive: Receive, send: Send
     ) -> None:
-        has_begun = False
+        begun: set[str] = set()
 
         async def watched(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = has_begun or message["type"] == "http.response.start"
+            begun.add(message["type"])
             await send(message)
 
         scope["state"] = {**scope.get("state", {}), "caller": caller}
@@ -373,9 +374,9 @@ class OctopusAuth:
         try:
             await self.app(scope, receive, watched)
         except RefusedError as refused:  # of `require`
-            if has_begun:
+            if "http.response.start" in begun:
                 raise
-            await _refuse(refused, scope, send)
+            await _refuse(refused, scope, send, is_open="websocket.accept" in begun)
         finally:
             _current.reset(before)
 
@@ -393,17 +394,22 @@ def require(*scopes: str) -> Callable[[], Awaitable[Caller]]:
     return caller_who_may
 
 
-async def _refuse(refused: RefusedError, scope: Mapping[str, Any], send: Send) -> None:
+async def _refuse(refused: RefusedError, scope: Mapping[str, Any], send: Send, *, is_open: bool = False) -> None:
     kind = "http.response"
     if scope["type"] == "websocket":
         kind = "websocket.http.response"
-        if kind not in (scope.get("extensions") or {}):
+        if is_open or kind not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008, "reason": refused.code})
             return
     headers = [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
     headers.append((b"content-length", str(len(refused.body)).encode()))
     await send({"type": f"{kind}.start", "status": refused.status, "headers": headers})
     await send({"type": f"{kind}.body", "body": refused.body})
+
+
+def _names(of: Collection[str]) -> frozenset[str]:
+    """One string is one name: its letters would open the path `/`."""
+    return frozenset({of} if isinstance(of, str) else of)
 
 
 def looks_like_key(text: str) -> bool:
@@ -423,11 +429,14 @@ def _admitted(outcome: Outcome) -> Caller:
     return outcome
 
 
-def _caller_of_claims(claims: Mapping[str, Any]) -> Caller:
+def _outcome_of_claims(claims: Mapping[str, Any]) -> Outcome:
+    scopes = frozenset((claims.get("scope") or "").split())
+    if not scopes:  # as Octopus says of whose role needs a second factor, until there is one
+        return _NOT_ENROLLED
     return Caller(
         kind="user",
         user_id=claims["sub"],
-        scopes=frozenset((claims.get("scope") or "").split()),
+        scopes=scopes,
         role=claims.get("role"),
         session_id=claims.get("sid"),
         expires_at=claims["exp"],
@@ -447,7 +456,7 @@ def _kid_of(token: str) -> str:
     """The key that the token names; an empty one when it names none."""
     try:
         return str(jwt.get_unverified_header(token).get("kid", ""))
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, RecursionError):  # PyJWT before 2.15 stumbles over a thousand brackets
         return ""
 
 

@@ -140,6 +140,7 @@ class TestToken:
                     bearer(jwt.encode({"sub": str(ada.id)}, "", "none")),
                     bearer(ada.access_token + "x" * 9000),
                 ],
+                "mfa_required": [forged(ada, private, "ES256", scope="")],
                 "token_expired": [forged(ada, private, "ES256", exp=int(time.time()) - 10)],
                 "not_authenticated": [{}],
             }
@@ -151,6 +152,16 @@ class TestToken:
             assert await asking.refusal(both) == (400, "ambiguous_credentials")
             assert (await asking.who(forged(ada, private, "ES256"))).user_id == str(ada.id)
             assert asking.asked == {JWKS: 1}
+
+    async def test_is_refused_also_where_the_library_breaks_on_it(
+        self, serving: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def too_deep(_: str) -> dict[str, Any]:  # as PyJWT before 2.15 does when a header is nothing but brackets
+            raise RecursionError
+
+        async with serving("ES256") as asking:
+            monkeypatch.setattr(jwt, "get_unverified_header", too_deep)
+            assert await asking.refusal(bearer("a.b.c")) == (401, "invalid_token")
 
     async def test_under_a_new_key_is_good_and_strange_keys_cost_one_question_in_ten_seconds(
         self, serving: Open
@@ -400,3 +411,41 @@ class TestMiddleware:
         assert seen[0]["state"]["pool"] == 1
         assert seen[0]["state"]["caller"].user_id == str(ada.id)
         assert seen[1] == {"type": "lifespan"}
+
+    @pytest.mark.parametrize("extensions", [{}, {"websocket.http.response": {}}], ids=["plain", "extended"])
+    async def test_closes_a_web_socket_that_is_open_when_a_scope_is_missed(
+        self, serving: Open, extensions: dict[str, Any]
+    ) -> None:
+        told: list[dict[str, Any]] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+            await send({"type": "websocket.accept"})
+            scope["state"]["caller"].require("admin")
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            told.append(dict(message))
+
+        async with serving("ES256") as asking:
+            shown = [
+                (name.lower().encode(), value.encode()) for name, value in (await make_signed_in()).headers.items()
+            ]
+            scope = {"type": "websocket", "path": "/", "extensions": extensions, "headers": shown}
+            await OctopusAuth(app, asking.octopus)(scope, receive, send)
+
+        assert told == [
+            {"type": "websocket.accept"},
+            {"type": "websocket.close", "code": 1008, "reason": "insufficient_scope"},
+        ]
+
+    async def test_takes_one_string_for_one_name(self, serving: Open) -> None:
+        async with serving() as asking:
+            transport = httpx.ASGITransport(guarded(asking, public="/open", scopes="items:read"))
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                key = await make_api_key("items:read")
+                answers = [await client.get(path) for path in ("/open", "/")]
+                answers.append(await client.get("/", headers=key.headers))
+
+        assert [answer.status_code for answer in answers] == [200, 401, 200]

@@ -1,7 +1,7 @@
 // Three identities, each for one thing: the app itself, the job that builds, the job that deploys. None has a password.
 param location string
 param prefix string
-param repository string
+param subjectPrefix string
 
 var issuer = 'https://token.actions.githubusercontent.com'
 var audiences = ['api://AzureADTokenExchange']
@@ -27,7 +27,7 @@ resource fromMain 'Microsoft.ManagedIdentity/userAssignedIdentities/federatedIde
   name: 'main'
   properties: {
     issuer: issuer
-    subject: 'repo:${repository}:ref:refs/heads/main'
+    subject: '${subjectPrefix}:ref:refs/heads/main'
     audiences: audiences
   }
 }
@@ -38,7 +38,7 @@ resource fromProduction 'Microsoft.ManagedIdentity/userAssignedIdentities/federa
   name: 'production'
   properties: {
     issuer: issuer
-    subject: 'repo:${repository}:environment:production'
+    subject: '${subjectPrefix}:environment:production'
     audiences: audiences
   }
 }
