@@ -54,7 +54,7 @@ def _back_up(options: argparse.Namespace, settings: Settings) -> None:
     place, key = place_of(options.to, settings), key_of(settings)
     with _connected(settings, BACKUP) as database:
         taken = take.back_up(database, place, key, Progress())
-        older = take.remove_older(place, database.name, keep=options.keep) if options.keep else []
+        older = take.remove_older(place, taken.name, database.name, keep=options.keep) if options.keep else []
     _out.print(taken.name)
     _out.print(f"{_counts(taken.contents.documents)}, {'not ' if key is None else ''}encrypted.")
     _out.print(f"Checksum: {taken.checksum}")

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
+from unittest.mock import ANY
 
 import pytest
 from pymongo.database import Database
 
 from app.backup import snapshot, take
 from app.backup.blocks import BlockReader, BlockWriter
+from app.backup.errors import BackupError
 from app.backup.folder_place import FolderPlace
+from app.backup.journal import Journal
 from app.backup.place import Named
 from app.backup.progress import Progress
 from app.backup.restore import verify
@@ -69,6 +72,18 @@ class TestBackup:
         assert names == {second, third.archive, stranger.name}
         assert f"{stranger.name}  15 bytes  DAMAGED" in run("list").out
 
+    def test_keeps_what_it_has_just_made_when_the_clock_was_put_back(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        before = tmp_path / "backups" / run("backup").archive
+        before.write_bytes(saying(before.read_bytes(), at="2099-01-01T00:00:00.000Z"))
+
+        latest = run("backup", "--keep", "1")
+
+        assert latest.out.splitlines()[3:] == [f"Removed: {before.name}"]
+        assert [path.name for path in before.parent.iterdir()] == [latest.archive]
+
     def test_begins_again_when_collections_change_meanwhile(self, database: Database[Raw], tmp_path: Path) -> None:
         fill(database)
         changes: list[Callable[[], object]] = [
@@ -91,6 +106,27 @@ class TestBackup:
         assert [path.name for path in tmp_path.iterdir()] == [taken.name]
         reader = verify(Named(place, taken.name), None, pytest.fail, Progress())
         assert reader.contents.documents == {"cups": 3, "jars": 300}
+
+    def test_is_none_of_a_database_that_a_restore_has_left_half_replaced_meanwhile(
+        self, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+
+        class Replaced(FolderPlace):
+            @contextmanager
+            def draft(self, name: str) -> Iterator[BinaryIO]:
+                with super().draft(name) as out:
+                    if Journal.find(database) is None:
+                        journal = Journal.begin(database, "tea.backup", ["cups", "jars"])
+                        journal.note_loaded([])
+                        journal.note_replacing([])
+                        move_about(database, "jars")
+                    yield out
+
+        with pytest.raises(BackupError, match="restore --resume"):
+            take.back_up(database, Replaced(tmp_path), None, Progress())
+
+        assert list(tmp_path.iterdir()) == []
 
     def test_has_the_server_keep_the_past_for_as_long_as_it_takes(
         self, database: Database[Raw], monkeypatch: pytest.MonkeyPatch
@@ -159,7 +195,7 @@ class TestRestore:
         content = archive.read_bytes()
         damaged, newer = tmp_path / "damaged.backup", tmp_path / "newer.backup"
         damaged.write_bytes(content[:-300] + bytes([content[-300] ^ 1]) + content[-299:])
-        newer.write_bytes(of_version("99.0.0", content))
+        newer.write_bytes(saying(content, made_by="99.0.0+4f2a9c1"))
 
         refused = [
             run("restore", str(archive)),
@@ -174,7 +210,7 @@ class TestRestore:
         words = [
             "say --replace",
             "FAULT: block ",
-            "99.0.0, which is newer",
+            "99.0.0+4f2a9c1, which is newer",
             "No such file",
             "nothing to resume",
             "azure: needs AZURE",
@@ -184,6 +220,19 @@ class TestRestore:
         found = run("verify", str(damaged))
         assert (found.code, found.err) == (1, "1 faults: this archive can't be restored.\n")
         assert re.fullmatch(r"FAULT: block \d+ \(byte \d+\) was altered, or is not the one of its place\n", found.out)
+
+    def test_takes_what_an_image_has_made_whose_version_names_its_commit(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        before = state(database)
+        archive = tmp_path / "backups" / run("backup").archive
+        archive.write_bytes(saying(archive.read_bytes(), made_by="0.1.0+4f2a9c1"))
+        database["jars"].drop()
+
+        assert run("restore", str(archive), "--replace") == (0, ANY, "", ANY)
+
+        assert state(database) == before
 
     async def test_waits_for_no_service_that_goes_on(
         self, run: Run, serve: Serve, database: Database[Raw], url: str
@@ -316,10 +365,10 @@ def move_about(database: Database[Raw], collection: str) -> None:
     database["elsewhere"].rename(collection)
 
 
-def of_version(version: str, content: bytes) -> bytes:
-    """The same archive, made by another version."""
+def saying(content: bytes, **said: str) -> bytes:
+    """The same archive with another head."""
     reader, out = BlockReader(io.BytesIO(content)), io.BytesIO()
-    writer = BlockWriter(out, {**reader.head, "made_by": version}, None)
+    writer = BlockWriter(out, {**reader.head, **said}, None)
     blocks = [block.content or b"" for block in reader.blocks(None, pytest.fail)]
     for number, block in enumerate(blocks, 1):
         writer.write(block, is_last=number == len(blocks))
