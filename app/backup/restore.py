@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from pymongo.database import Database
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
 
 from app.backup.archive import ArchiveReader, Collection, Contents, Documents, Raw, refuse
 from app.backup.errors import BackupError
@@ -150,6 +150,16 @@ def _replace(database: Database[Raw], journal: Journal, require_alone: Alone) ->
         except BackupError as error:
             journal.note_not_replacing()
             raise BackupError(f"{error} Then: restore --resume.") from error
+    try:
+        _put_in_place(database, journal)
+    except (PyMongoError, KeyboardInterrupt) as error:
+        raise BackupError(
+            f"It was cut off while it put the collections in place ({type(error).__name__}), and nothing may work on "
+            f"{database.name} now. Finish it: restore --resume."
+        ) from error
+
+
+def _put_in_place(database: Database[Raw], journal: Journal) -> None:
     there = set(database.list_collection_names())
     for name in journal.collections:
         if journal.staged(name) in there:

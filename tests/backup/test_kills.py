@@ -163,6 +163,19 @@ class TestRestore:
         assert run("restore", "--resume").code == 0
         assert state(database) == expected
 
+    def test_that_is_told_to_end_while_it_replaces_says_how_to_go_on(
+        self, run: Run, database: Database[Raw], archive: str
+    ) -> None:
+        fill(database)
+        expected = state(database)
+        change(database)
+
+        ended = run("restore", archive, "--replace", kill=("before", "renameCollection", 2, 15))
+
+        assert (ended.code, "Finish it: restore --resume" in ended.err) == (1, True)
+        assert run("restore", "--resume").code == 0
+        assert state(database) == expected
+
     def test_lets_nothing_expire_before_it_is_in_place(self, run: Run, database: Database[Raw], archive: str) -> None:
         run("restore", archive, kill=("after", "createIndexes", 2))
 
