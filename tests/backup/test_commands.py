@@ -25,6 +25,7 @@ from app.backup.journal import Journal
 from app.backup.place import Named
 from app.backup.progress import Progress
 from app.backup.restore import verify
+from tests import old_database
 from tests.azure_app import azurite
 from tests.azurite_server import AzuriteServer
 from tests.backup.conftest import Run
@@ -249,6 +250,24 @@ class TestRestore:
             f"At work on {database.name}: the service at 127.0.0.1. Stop that first.\n",
         )
         assert restored.code == 0
+
+    async def test_of_an_older_version_is_brought_up_to_date_by_the_next_start(
+        self, run: Run, serve: Serve, database: Database[Raw], url: str
+    ) -> None:
+        """Also where the one that it replaces was up to date already."""
+        old_database.fill(database)
+        archive = run("backup").archive
+        async with serve(database_url=url):
+            pass
+
+        assert run("restore", archive, "--replace").code == 0
+
+        is_old = {"nth": {"$exists": False}}
+        assert database["messages"].count_documents(is_old) > 4100
+        assert "schema" not in database["installation"].distinct("_id")
+        async with serve(database_url=url):
+            assert database["messages"].count_documents(is_old) == 0
+            assert "words" in database["messages"].index_information()
 
     def test_uses_as_much_memory_for_much_as_for_little(self, run: Run, database: Database[Raw]) -> None:
         """40 MB are more than any buffer on the way holds; 120 MB are three times as much."""
