@@ -145,6 +145,12 @@ class TestBackup:
         name = "minSnapshotHistoryWindowInSeconds"
         assert (during[name], after[name]) == (600, 300)
 
+    def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run) -> None:
+        ended = run("backup", DATABASE_URL="mongodb://ada:green/Tea@127.0.0.1/octopus")
+
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err == "DATABASE_URL is no URL of MongoDB; a user and a password in it must be percent-encoded.\n"
+
     def test_refuses_what_has_no_snapshot(self, run: Run, database: Database[Raw]) -> None:
         nothing = run("backup")
         database.create_collection("ring", capped=True, size=4096)
