@@ -16,7 +16,7 @@ from types import FrameType
 from pydantic import ValidationError
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, InvalidURI, OperationFailure, PyMongoError
 from rich.console import Console
 
 from app.backup import restore, take
@@ -54,7 +54,7 @@ def _back_up(options: argparse.Namespace, settings: Settings) -> None:
     place, key = place_of(options.to, settings), key_of(settings)
     with _connected(settings, BACKUP) as database:
         taken = take.back_up(database, place, key, Progress())
-        older = take.remove_older(place, database.name, keep=options.keep) if options.keep else []
+        older = take.remove_older(place, taken.name, database.name, keep=options.keep) if options.keep else []
     _out.print(taken.name)
     _out.print(f"{_counts(taken.contents.documents)}, {'not ' if key is None else ''}encrypted.")
     _out.print(f"Checksum: {taken.checksum}")
@@ -120,15 +120,22 @@ def _connected(
         url = settings.database_url.get_secret_value()
         if settings.is_embedded:
             url = stack.enter_context(embedded_server(settings.data_dir, settings.mongod_path))
-        shown = own_name or shown_name(kind, database_of(url))
-        client: MongoClient[Raw] = MongoClient(url, appname=shown, serverSelectionTimeoutMS=10_000)
-        stack.enter_context(client)
+        client = stack.enter_context(_client(url, own_name or shown_name(kind, database_of(url))))
         # What was acknowledged is on the primary for certain, and what is written is to outlive one.
         yield client.get_database(
             name or database_of(url),
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority", j=True),
         )
+
+
+def _client(url: str, shown: str) -> MongoClient[Raw]:
+    try:
+        return MongoClient(url, appname=shown, serverSelectionTimeoutMS=10_000)
+    except (InvalidURI, ValueError) as error:
+        raise BackupError(
+            "DATABASE_URL is no URL of MongoDB; a user and a password in it must be percent-encoded."
+        ) from error
 
 
 def _unasked() -> None:

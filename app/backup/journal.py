@@ -9,7 +9,7 @@ from pymongo.errors import DuplicateKeyError
 from app.backup.archive import Raw
 from app.backup.errors import BackupError
 from app.core.clock import utc_now
-from app.db.restore_state import ENTRY, JOURNAL, LOADED, LOADING, REPLACING
+from app.db.restore_state import DISCARDING, ENTRY, JOURNAL, LOADED, LOADING, REPLACING
 
 OTHER: Final = BackupError("Another restore of this database has begun meanwhile; this one ends.")
 
@@ -78,6 +78,16 @@ class Journal:
         """As if nothing had begun, which is so."""
         self._move(REPLACING, LOADED)
 
+    def note_discarding(self) -> bool:
+        """False when it has begun to replace, is over, or another has begun since."""
+        where = {"_id": ENTRY, "restore": self._entry["restore"], "state": {"$ne": REPLACING}}
+        return self._entries.update_one(where, {"$set": {"state": DISCARDING}}).matched_count == 1
+
+    def is_replacing(self) -> bool:
+        """As it is by now: somebody else may have resumed it."""
+        where = {"_id": ENTRY, "restore": self._entry["restore"], "state": REPLACING}
+        return self._entries.find_one(where) is not None
+
     def close(self) -> None:
         self._entries.drop()
 
@@ -87,3 +97,10 @@ class Journal:
         if self._entries.update_one(where, {"$set": change}).matched_count == 0:
             raise OTHER
         self._entry |= change
+
+
+def require_whole(database: Database[Raw]) -> None:
+    """Refuse a database of which a part is the old one, and a part the restored one."""
+    journal = Journal.find(database)
+    if journal is not None and journal.state == REPLACING:
+        raise BackupError(f"The restore of {journal.archive} was cut off: finish it first, restore --resume.")

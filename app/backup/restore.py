@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from pymongo.database import Database
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
 
 from app.backup.archive import ArchiveReader, Collection, Contents, Documents, Raw, refuse
 from app.backup.errors import BackupError
-from app.backup.journal import Journal
+from app.backup.journal import Journal, require_whole
 from app.backup.place import Named
 from app.backup.progress import Progress, Step
 from app.backup.staging import Staging, is_of_a_restore, let_expire, staged_collections
 from app.core.version import VERSION
 from app.db.presence import RESTORE, SERVICE, clients_of
-from app.db.restore_state import LOADING, REPLACING
+from app.db.restore_state import LOADED, REPLACING
 
 Alone = Callable[[], None]
 _PATIENCE_SECONDS: Final = 2.0  # for the server to see that somebody has gone
@@ -72,7 +72,7 @@ def restore(
     try:
         _load(database, journal, archive, key, expected=verified, progress=progress)
     except BaseException:
-        discard(database)
+        _undo(database, journal)
         raise
     _replace(database, journal, require_alone)
     return verified.contents
@@ -83,7 +83,7 @@ def resume(database: Database[Raw], require_alone: Alone) -> str:
     journal = Journal.find(database)
     if journal is None:
         raise BackupError("There is nothing to resume: no restore of this database was cut off.")
-    if journal.state == LOADING:
+    if journal.state not in {LOADED, REPLACING}:
         raise BackupError(
             f"The restore of {journal.archive} was cut off before anything was replaced: the database is as it was. "
             "Restore again, or remove what is left: restore --discard."
@@ -96,11 +96,20 @@ def resume(database: Database[Raw], require_alone: Alone) -> str:
 def discard(database: Database[Raw]) -> None:
     """Remove what a restore has left that was cut off before it replaced anything."""
     journal = Journal.find(database)
-    if journal is not None and journal.state == REPLACING:
+    if journal is None:
+        return
+    if journal.state == REPLACING:
         raise BackupError(f"The restore of {journal.archive} has begun to replace collections: restore --resume.")
-    for name in staged_collections(database):
-        database.drop_collection(name)
-    if journal is not None:
+    _undo(database, journal)
+
+
+def _undo(database: Database[Raw], journal: Journal) -> None:
+    """Remove what a restore has made. One that has begun meanwhile is left alone, and so is this one once resumed."""
+    is_last = journal.note_discarding()
+    if is_last or not journal.is_replacing():
+        for name in staged_collections(database, journal):
+            database.drop_collection(name)
+    if is_last:
         journal.close()
 
 
@@ -141,6 +150,16 @@ def _replace(database: Database[Raw], journal: Journal, require_alone: Alone) ->
         except BackupError as error:
             journal.note_not_replacing()
             raise BackupError(f"{error} Then: restore --resume.") from error
+    try:
+        _put_in_place(database, journal)
+    except (PyMongoError, KeyboardInterrupt) as error:
+        raise BackupError(
+            f"It was cut off while it put the collections in place ({type(error).__name__}), and nothing may work on "
+            f"{database.name} now. Finish it: restore --resume."
+        ) from error
+
+
+def _put_in_place(database: Database[Raw], journal: Journal) -> None:
     there = set(database.list_collection_names())
     for name in journal.collections:
         if journal.staged(name) in there:
@@ -153,9 +172,7 @@ def _replace(database: Database[Raw], journal: Journal, require_alone: Alone) ->
 
 
 def _require_room(database: Database[Raw], *, may_replace: bool) -> None:
-    journal = Journal.find(database)
-    if journal is not None and journal.state == REPLACING:
-        raise BackupError(f"The restore of {journal.archive} was cut off: finish it first, restore --resume.")
+    require_whole(database)
     there = [name for name in database.list_collection_names() if not _is_apart(name)]
     if there and not may_replace:
         raise BackupError(
@@ -178,7 +195,8 @@ def _require_no_view(database: Database[Raw], contents: Contents) -> None:
 
 
 def _parts(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")]
+    """Without the commit behind it: by that none is newer than another."""
+    return [int(part) for part in version.partition("+")[0].split(".")]
 
 
 def _is_apart(name: str) -> bool:

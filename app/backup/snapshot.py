@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 
 from app.backup.archive import EXACT, Collection, Raw
 from app.backup.errors import BackupError
+from app.backup.journal import require_whole
 from app.backup.staging import is_of_a_restore
 
 _WINDOW: Final = "minSnapshotHistoryWindowInSeconds"
@@ -38,6 +39,7 @@ class Snapshot:
         # the same before and after it.
         with _translated():
             database[next(iter(self._known))].find_one({}, {"_id": 1}, session=session)
+        require_whole(database)  # a restore that is over by now has changed what is compared next
         now = _catalogue(database)
         if now != self._known or _described(database, now) != self.collections:
             raise CatalogueChangedError("Collections or indexes were made or dropped.")

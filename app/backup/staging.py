@@ -20,9 +20,9 @@ def is_of_a_restore(name: str) -> bool:
     return name == JOURNAL or _STAGED.match(name) is not None
 
 
-def staged_collections(database: Database[Raw]) -> list[str]:
-    """What restores have left that came to no end."""
-    return [name for name in database.list_collection_names() if _STAGED.match(name)]
+def staged_collections(database: Database[Raw], journal: Journal) -> list[str]:
+    """What a restore has made that is in no place yet."""
+    return [name for name in database.list_collection_names() if name.startswith(journal.staged(""))]
 
 
 class Staging:

@@ -13,14 +13,12 @@ from app.backup.archive import ArchiveReader, ArchiveWriter, Contents, Raw
 from app.backup.blocks import BlockWriter
 from app.backup.errors import BackupError, FaultError
 from app.backup.folder_place import SUFFIX
-from app.backup.journal import Journal
 from app.backup.key import described
 from app.backup.place import Place
 from app.backup.progress import Progress, Step
 from app.backup.snapshot import CatalogueChangedError, Snapshot, snapshot_of
 from app.core.clock import utc_now
 from app.core.version import VERSION
-from app.db.restore_state import REPLACING
 
 _ATTEMPTS: Final = 20
 _EVERY_SECONDS: Final = 1.0
@@ -50,7 +48,6 @@ def back_up(database: Database[Raw], place: Place, key: bytes | None, progress: 
     It begins again when collections or indexes are made meanwhile, as by a service that starts for the first time, and
     when the server itself has only just started: then there is no snapshot yet.
     """
-    _require_whole(database)
     attempt = 1
     while True:
         try:
@@ -73,10 +70,11 @@ def listed(place: Place) -> Iterator[Listed]:
         yield Listed(name, place.size(name), head)
 
 
-def remove_older(place: Place, database: str, *, keep: int) -> list[str]:
-    """Remove all archives of the database but the latest."""
+def remove_older(place: Place, latest: str, database: str, *, keep: int) -> list[str]:
+    """Remove all archives of the database but the latest, which is the latest whatever the clocks say."""
     archives = [each for each in listed(place) if each.head is not None and each.head["database"] == database]
-    older = sorted(archives, key=lambda each: each.at, reverse=True)[keep:]
+    others = [each for each in archives if each.name != latest]
+    older = sorted(others, key=lambda each: each.at, reverse=True)[keep - 1 :]
     for each in older:
         place.remove(each.name)
     return [each.name for each in older]
@@ -120,9 +118,3 @@ def _head(database: Database[Raw], snapshot: Snapshot, at: datetime, key: bytes 
         "collections": [collection.name for collection in snapshot.collections],
         "encryption": None if key is None else described(key),
     }
-
-
-def _require_whole(database: Database[Raw]) -> None:
-    journal = Journal.find(database)
-    if journal is not None and journal.state == REPLACING:
-        raise BackupError(f"The restore of {journal.archive} was cut off: finish it first, restore --resume.")

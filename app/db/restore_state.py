@@ -1,7 +1,7 @@
 """How far a restore of this database has come: the journal that it keeps, and what it forbids meanwhile.
 
-Up to `REPLACING` the database is as it was. From then on it is being replaced, one collection after the other, and
-nothing else may happen in it until that is done.
+Before `REPLACING` the database is as it was. From then on it is being replaced, one collection after the other, and
+nothing else may happen in it until that is done. What is `DISCARDING` is never replaced any more.
 """
 
 from typing import Any, Final
@@ -12,7 +12,7 @@ from app.core.exceptions import AppError
 
 JOURNAL: Final = "restore_journal"
 ENTRY: Final = "restore"
-LOADING, LOADED, REPLACING = "loading", "loaded", "replacing"
+LOADING, LOADED, REPLACING, DISCARDING = "loading", "loaded", "replacing", "discarding"
 
 
 class RestoreUnfinishedError(AppError):

@@ -2,15 +2,15 @@
 
 import asyncio
 import hashlib
-from datetime import timedelta
+from contextlib import suppress
 from typing import Any, Final
 
 from beanie import Document
-from bson import ObjectId, json_util
+from bson import json_util
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import DuplicateKeyError
 
 from app.core.clock import utc_now
+from app.db.lease import Lease, LeaseLostError
 from app.models.api_key import ApiKey
 from app.models.api_key_usage import ApiKeyQuota, ApiKeyUsage, ApiKeyUsageBatch
 from app.models.audit_chain import AuditChain
@@ -63,7 +63,6 @@ DOCUMENT_MODELS: Final[list[type[Document]]] = [
     UsageTotal,
     User,
 ]
-_LEASE: Final = timedelta(seconds=60)
 _POLL_SECONDS: Final = 0.05
 
 
@@ -78,17 +77,14 @@ async def ensure_indexes(database: AsyncDatabase[dict[str, Any]]) -> bool:
 
     One process works under a lease; others wait until it is done, or until its lease has run out.
     """
-    holder = ObjectId()
-    while not await _acquire(database, holder):
-        if await has_indexes(database):
-            return False
-        await asyncio.sleep(_POLL_SECONDS)
-    if await has_indexes(database):
-        await _release(database, holder)
-        return False
-    await make_indexes(database)
-    await _release(database, holder)
-    return True
+    while True:
+        lease = Lease(database, "indexes")
+        while not await lease.take():
+            if await has_indexes(database):
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        with suppress(LeaseLostError):
+            return await lease.run(_make_once(database, lease))
 
 
 async def make_indexes(database: AsyncDatabase[dict[str, Any]]) -> None:
@@ -99,23 +95,12 @@ async def make_indexes(database: AsyncDatabase[dict[str, Any]]) -> None:
             await database.command({"createIndexes": _collection(model), "indexes": indexes})
 
 
-async def _acquire(database: AsyncDatabase[dict[str, Any]], holder: ObjectId) -> bool:
-    now = utc_now()
-    free = {"$or": [{"until": {"$exists": False}}, {"until": {"$lt": now}}]}
-    try:
-        await database["installation"].update_one(
-            {"_id": "indexes", **free}, {"$set": {"holder": holder, "until": now + _LEASE}}, upsert=True
-        )
-    except DuplicateKeyError:  # it exists and is held
+async def _make_once(database: AsyncDatabase[dict[str, Any]], lease: Lease) -> bool:
+    if await has_indexes(database):
         return False
+    await make_indexes(database)
+    await lease.note({"fingerprint": _fingerprint(), "at": utc_now()})
     return True
-
-
-async def _release(database: AsyncDatabase[dict[str, Any]], holder: ObjectId) -> None:
-    await database["installation"].update_one(
-        {"_id": "indexes", "holder": holder},
-        {"$set": {"fingerprint": _fingerprint(), "at": utc_now()}, "$unset": {"holder": "", "until": ""}},
-    )
 
 
 def _fingerprint() -> str:

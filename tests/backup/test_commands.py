@@ -12,16 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
+from unittest.mock import ANY
 
 import pytest
 from pymongo.database import Database
 
 from app.backup import snapshot, take
 from app.backup.blocks import BlockReader, BlockWriter
+from app.backup.errors import BackupError
 from app.backup.folder_place import FolderPlace
+from app.backup.journal import Journal
 from app.backup.place import Named
 from app.backup.progress import Progress
 from app.backup.restore import verify
+from tests import old_database
 from tests.azure_app import azurite
 from tests.azurite_server import AzuriteServer
 from tests.backup.conftest import Run
@@ -69,6 +73,18 @@ class TestBackup:
         assert names == {second, third.archive, stranger.name}
         assert f"{stranger.name}  15 bytes  DAMAGED" in run("list").out
 
+    def test_keeps_what_it_has_just_made_when_the_clock_was_put_back(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        before = tmp_path / "backups" / run("backup").archive
+        before.write_bytes(saying(before.read_bytes(), at="2099-01-01T00:00:00.000Z"))
+
+        latest = run("backup", "--keep", "1")
+
+        assert latest.out.splitlines()[3:] == [f"Removed: {before.name}"]
+        assert [path.name for path in before.parent.iterdir()] == [latest.archive]
+
     def test_begins_again_when_collections_change_meanwhile(self, database: Database[Raw], tmp_path: Path) -> None:
         fill(database)
         changes: list[Callable[[], object]] = [
@@ -92,6 +108,27 @@ class TestBackup:
         reader = verify(Named(place, taken.name), None, pytest.fail, Progress())
         assert reader.contents.documents == {"cups": 3, "jars": 300}
 
+    def test_is_none_of_a_database_that_a_restore_has_left_half_replaced_meanwhile(
+        self, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+
+        class Replaced(FolderPlace):
+            @contextmanager
+            def draft(self, name: str) -> Iterator[BinaryIO]:
+                with super().draft(name) as out:
+                    if Journal.find(database) is None:
+                        journal = Journal.begin(database, "tea.backup", ["cups", "jars"])
+                        journal.note_loaded([])
+                        journal.note_replacing([])
+                        move_about(database, "jars")
+                    yield out
+
+        with pytest.raises(BackupError, match="restore --resume"):
+            take.back_up(database, Replaced(tmp_path), None, Progress())
+
+        assert list(tmp_path.iterdir()) == []
+
     def test_has_the_server_keep_the_past_for_as_long_as_it_takes(
         self, database: Database[Raw], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -107,6 +144,12 @@ class TestBackup:
         after = database.client.admin.command(window)
         name = "minSnapshotHistoryWindowInSeconds"
         assert (during[name], after[name]) == (600, 300)
+
+    def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run) -> None:
+        ended = run("backup", DATABASE_URL="mongodb://ada:green/Tea@127.0.0.1/octopus")
+
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err == "DATABASE_URL is no URL of MongoDB; a user and a password in it must be percent-encoded.\n"
 
     def test_refuses_what_has_no_snapshot(self, run: Run, database: Database[Raw]) -> None:
         nothing = run("backup")
@@ -159,7 +202,7 @@ class TestRestore:
         content = archive.read_bytes()
         damaged, newer = tmp_path / "damaged.backup", tmp_path / "newer.backup"
         damaged.write_bytes(content[:-300] + bytes([content[-300] ^ 1]) + content[-299:])
-        newer.write_bytes(of_version("99.0.0", content))
+        newer.write_bytes(saying(content, made_by="99.0.0+4f2a9c1"))
 
         refused = [
             run("restore", str(archive)),
@@ -174,7 +217,7 @@ class TestRestore:
         words = [
             "say --replace",
             "FAULT: block ",
-            "99.0.0, which is newer",
+            "99.0.0+4f2a9c1, which is newer",
             "No such file",
             "nothing to resume",
             "azure: needs AZURE",
@@ -184,6 +227,19 @@ class TestRestore:
         found = run("verify", str(damaged))
         assert (found.code, found.err) == (1, "1 faults: this archive can't be restored.\n")
         assert re.fullmatch(r"FAULT: block \d+ \(byte \d+\) was altered, or is not the one of its place\n", found.out)
+
+    def test_takes_what_an_image_has_made_whose_version_names_its_commit(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        before = state(database)
+        archive = tmp_path / "backups" / run("backup").archive
+        archive.write_bytes(saying(archive.read_bytes(), made_by="0.1.0+4f2a9c1"))
+        database["jars"].drop()
+
+        assert run("restore", str(archive), "--replace") == (0, ANY, "", ANY)
+
+        assert state(database) == before
 
     async def test_waits_for_no_service_that_goes_on(
         self, run: Run, serve: Serve, database: Database[Raw], url: str
@@ -200,6 +256,24 @@ class TestRestore:
             f"At work on {database.name}: the service at 127.0.0.1. Stop that first.\n",
         )
         assert restored.code == 0
+
+    async def test_of_an_older_version_is_brought_up_to_date_by_the_next_start(
+        self, run: Run, serve: Serve, database: Database[Raw], url: str
+    ) -> None:
+        """Also where the one that it replaces was up to date already."""
+        old_database.fill(database)
+        archive = run("backup").archive
+        async with serve(database_url=url):
+            pass
+
+        assert run("restore", archive, "--replace").code == 0
+
+        is_old = {"nth": {"$exists": False}}
+        assert database["messages"].count_documents(is_old) > 4100
+        assert "schema" not in database["installation"].distinct("_id")
+        async with serve(database_url=url):
+            assert database["messages"].count_documents(is_old) == 0
+            assert "words" in database["messages"].index_information()
 
     def test_uses_as_much_memory_for_much_as_for_little(self, run: Run, database: Database[Raw]) -> None:
         """40 MB are more than any buffer on the way holds; 120 MB are three times as much."""
@@ -316,10 +390,10 @@ def move_about(database: Database[Raw], collection: str) -> None:
     database["elsewhere"].rename(collection)
 
 
-def of_version(version: str, content: bytes) -> bytes:
-    """The same archive, made by another version."""
+def saying(content: bytes, **said: str) -> bytes:
+    """The same archive with another head."""
     reader, out = BlockReader(io.BytesIO(content)), io.BytesIO()
-    writer = BlockWriter(out, {**reader.head, "made_by": version}, None)
+    writer = BlockWriter(out, {**reader.head, **said}, None)
     blocks = [block.content or b"" for block in reader.blocks(None, pytest.fail)]
     for number, block in enumerate(blocks, 1):
         writer.write(block, is_last=number == len(blocks))

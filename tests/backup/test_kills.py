@@ -1,14 +1,22 @@
 """Commands that are killed in the middle, and what is found then."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import Any, BinaryIO
 
 import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from app.backup import restore, take
+from app.backup.errors import BackupError
+from app.backup.folder_place import FolderPlace
+from app.backup.place import Named
+from app.backup.progress import Progress
 from app.db.mongo import connected
 from app.db.restore_state import RestoreUnfinishedError
 from tests.backup.conftest import Run
@@ -155,6 +163,19 @@ class TestRestore:
         assert run("restore", "--resume").code == 0
         assert state(database) == expected
 
+    def test_that_is_told_to_end_while_it_replaces_says_how_to_go_on(
+        self, run: Run, database: Database[Raw], archive: str
+    ) -> None:
+        fill(database)
+        expected = state(database)
+        change(database)
+
+        ended = run("restore", archive, "--replace", kill=("before", "renameCollection", 2, 15))
+
+        assert (ended.code, "Finish it: restore --resume" in ended.err) == (1, True)
+        assert run("restore", "--resume").code == 0
+        assert state(database) == expected
+
     def test_lets_nothing_expire_before_it_is_in_place(self, run: Run, database: Database[Raw], archive: str) -> None:
         run("restore", archive, kill=("after", "createIndexes", 2))
 
@@ -171,3 +192,58 @@ class TestRestore:
         assert run("restore", archive, "--replace").code == 0
 
         assert state(database) == expected
+
+    def test_that_fails_leaves_another_alone_that_has_begun_meanwhile(
+        self, database: Database[Raw], archive: str, tmp_path: Path
+    ) -> None:
+        """As two operators can do who both say that the service is stopped."""
+        fill(database)
+        change(database)
+        expected = state(database)
+        latest = Named(FolderPlace(tmp_path), take.back_up(database, FolderPlace(tmp_path), None, Progress()).name)
+        has_begun, may_fail = Event(), Event()
+
+        class Failing(Loading):
+            def load(self) -> None:
+                has_begun.set()
+                may_fail.wait(10)
+                raise BackupError("It fails.")
+
+        class Overtaking(Loading):
+            def load(self) -> None:
+                may_fail.set()
+                failing.join(10)
+
+        def fail() -> None:
+            with pytest.raises(BackupError, match="It fails"):
+                restore_from(database, Named(Failing(Path(archive).parent), Path(archive).name))
+
+        failing = Thread(target=fail)
+        failing.start()
+        assert has_begun.wait(10)
+        restore_from(database, latest._replace(place=Overtaking(tmp_path)))
+
+        assert state(database) == expected
+
+
+class Loading(FolderPlace):
+    """Is told when the archive, which was verified then, is read once more."""
+
+    _opened = 0
+
+    def load(self) -> None:
+        raise NotImplementedError
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        self._opened += 1
+        if self._opened > 1:
+            self.load()
+        with super().open(name) as file:
+            yield file
+
+
+def restore_from(database: Database[Raw], archive: Named) -> None:
+    """As in a command that does not look for others."""
+    options: dict[str, Any] = {"may_replace": True, "require_alone": lambda: None, "progress": Progress()}
+    restore.restore(database, archive, None, **options)

@@ -14,6 +14,7 @@ from httpx import AsyncClient
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.database import Database
 
+from app.db import migrator
 from app.db.lease import Lease, LeaseLostError
 from app.db.migrator import Schema, SchemaError, ensure_schema, migrate
 from app.models.user import User
@@ -218,6 +219,24 @@ class TestStart:
 
         assert list(database["messages"].find()) == before
         assert database.list_collection_names() == ["messages"]
+
+    async def test_that_must_not_migrate_goes_well_beside_another_on_an_empty_database(
+        self, url: str, database: Database[Raw], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other is faster: when this one looks what there is, there is something."""
+        is_fresh = migrator._is_fresh
+
+        async def is_fresh_no_more(ours: migrator.Database, schema: Schema) -> bool:
+            monkeypatch.undo()
+            await ensure_schema(ours, migrates=False)
+            database["users"].insert_one({})
+            return await is_fresh(ours, schema)
+
+        monkeypatch.setattr(migrator, "_is_fresh", is_fresh_no_more)
+        async with AsyncMongoClient[Raw](url, tz_aware=True) as client:
+            await ensure_schema(client.get_default_database(), migrates=False)
+
+        assert database.list_collection_names(filter={"name": "messages"}) == []
 
     @pytest.mark.parametrize("state", ["applied", "running"])
     async def test_on_a_newer_schema_is_refused(

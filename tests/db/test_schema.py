@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -8,8 +8,10 @@ import pytest
 from bson import ObjectId
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import OperationFailure
 
 from app.core.clock import utc_now
+from app.db import schema
 from app.db.mongo import connected
 from app.db.schema import ensure_indexes
 
@@ -221,6 +223,24 @@ class TestEnsureIndexes:
             await asyncio.wait_for(ensure_indexes(database), 0.3)
 
         assert await database.list_collection_names() == ["installation"]
+        assert await asyncio.wait_for(ensure_indexes(database), 5)
+
+    async def test_holds_nobody_up_when_it_fails_on_a_host_whose_clock_is_ahead(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held_until = []
+
+        async def fail(database: Database) -> None:
+            held_until.append((await database["installation"].find_one() or {})["until"].replace(tzinfo=UTC))
+            raise OperationFailure("no room")
+
+        monkeypatch.setattr(schema, "make_indexes", fail)
+        monkeypatch.setattr(schema, "utc_now", lambda: utc_now() + timedelta(hours=1))
+        with pytest.raises(OperationFailure, match="no room"):
+            await ensure_indexes(database)
+        monkeypatch.undo()
+
+        assert held_until[0] < utc_now() + timedelta(minutes=1)
         assert await asyncio.wait_for(ensure_indexes(database), 5)
 
     async def test_makes_them_again_when_the_declared_ones_have_changed(self, database: Database) -> None:
