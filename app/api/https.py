@@ -60,6 +60,8 @@ class HttpsMiddleware:
         named = _HOST.match(request.headers.get("host", "")) if self.keeps_host else None
         host = named[1] if named else self.host
         path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+        if not path.startswith("/"):  # `*@evil.example` is a path too, and would be part of the host
+            path = "/"
         query = request.scope["query_string"].decode("latin-1")
         location = f"https://{host}{path}{'?' if query else ''}{query}"
         return Response(status_code=308, headers={"Location": location})
