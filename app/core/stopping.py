@@ -54,10 +54,10 @@ class _Patient:
 
     def heed(self, number: int, frame: FrameType | None) -> None:
         is_first, _State.is_stopping = not _State.is_stopping, True
-        if is_first and self._delay > 0:
-            self._loop.call_soon_threadsafe(_postpone, self._loop, self._delay, lambda: self._stop(number, frame))
-        else:
+        if self._delay <= 0:
             self._stop(number, frame)
+        elif is_first:  # else it is told again, as by its parent where a service manager tells all of a group
+            self._loop.call_soon_threadsafe(_postpone, self._loop, self._delay, lambda: self._stop(number, frame))
 
 
 def _postpone(loop: asyncio.AbstractEventLoop, delay: float, stop: Callable[[], object]) -> None:
