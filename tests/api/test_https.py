@@ -68,6 +68,7 @@ class TestAnythingElse:
                 await client.post("/api/v1/auth/login", json={"email": "a@b.example", "password": "x"}, headers=CLEAR),
                 await client.get("/api/v1/users", headers=key.headers | CLEAR),
                 await client.get("/api/v1/auth/me", headers=ada.headers | CLEAR),
+                await client.get("/api/v1/uploads/0/content?expires=1&signature=s", headers=CLEAR),
                 await client.get("/", headers={"Cookie": f"__Secure-octopus_refresh={ada.refresh_token}"} | CLEAR),
             ]
             items = (await client.get("/api/v1/items", headers=ada.headers)).json()
