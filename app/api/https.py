@@ -16,6 +16,7 @@ from app.core.network import is_in
 
 _PROBED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 _CREDENTIALS: Final = ("authorization", "octopus-api-key")
+_SIGNATURE: Final = "signature"  # of a link that lets in whoever has it
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _HOST: Final = re.compile(r"([A-Za-z0-9.-]+)(?::\d+)?\Z")  # `evil.example/.example.com` ends as it should
 _REFUSAL: Final = (
@@ -29,6 +30,11 @@ def came_in_clear(scope: Scope, trusted_proxies: tuple[str, ...]) -> bool:
     peer = scope["client"][0] if scope.get("client") else None
     told = Headers(scope=scope).getlist("x-forwarded-proto")
     return bool(told) and told[-1].rpartition(",")[2].strip().lower() == "http" and is_in(peer, trusted_proxies)
+
+
+def _carries_credential(request: Request) -> bool:
+    has_header = any(name in request.headers for name in _CREDENTIALS)
+    return has_header or _SIGNATURE in request.query_params or refresh_cookie_of(request) is not None
 
 
 class HttpsMiddleware:
@@ -48,8 +54,7 @@ class HttpsMiddleware:
         is_asked = scope["type"] == "http" and scope["path"] not in _PROBED
         if is_asked and came_in_clear(scope, self.trusted_proxies):
             request = Request(scope)
-            carries = any(name in request.headers for name in _CREDENTIALS) or refresh_cookie_of(request) is not None
-            if scope["method"] in _SAFE and not carries:
+            if scope["method"] in _SAFE and not _carries_credential(request):
                 await self._elsewhere(request)(scope, receive, send)
             else:
                 await (await refuse(request, InvalidRequestError(_REFUSAL)))(scope, receive, send)
@@ -60,6 +65,8 @@ class HttpsMiddleware:
         named = _HOST.match(request.headers.get("host", "")) if self.keeps_host else None
         host = named[1] if named else self.host
         path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+        if not path.startswith("/"):  # `*@evil.example` is a path too, and would be part of the host
+            path = "/"
         query = request.scope["query_string"].decode("latin-1")
         location = f"https://{host}{path}{'?' if query else ''}{query}"
         return Response(status_code=308, headers={"Location": location})

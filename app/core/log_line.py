@@ -24,6 +24,7 @@ from app.core.version import VERSION
 MAX_LINE_BYTES: Final = 16 * 1024 - 1  # with its newline, the piece in which container engines keep a log
 _MAX_TEXT: Final = 2048
 _MAX_TRACE: Final = 8192
+_MAX_READ: Final = 32 * 1024  # of the words of somebody else, who may quote a whole request
 _MAX_TEXT_WHEN_CUT: Final = 120
 _MAX_DEPTH: Final = 6
 _MAX_PARTS: Final = 100
@@ -58,13 +59,15 @@ _UNSEEN: Final = re.compile(
 )
 _UNSEEN_IN_TRACES: Final = re.compile(_UNSEEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 # What libraries put into their messages: tokens, what is between `://` and `@`, and values beside a telling name.
+# A long word is looked at once, not again from each of its letters: a caller may have sent it.
 _CREDENTIALS: Final = (
-    (re.compile(r"eyJ[\w-]{8,}(\.[\w-]*){1,2}"), REMOVED),
+    (re.compile(r"(?<![\w-])(?=[\w-]++\.)([\w-]*?)eyJ[\w-]{8,}(\.[\w-]*){1,2}"), rf"\1{REMOVED}"),
     (re.compile(r"(://)[^\s/@]+@"), rf"\1{REMOVED}@"),
     (re.compile(r"(input_value=).*?(?=, input_type=|\]|$)", re.MULTILINE | re.DOTALL), rf"\1{REMOVED}"),
     (
         re.compile(
-            r"""(?ix)(\b[\w-]* (?:password|secret|token|signature|authorization|cookie|digest|hash|api[_-]?key|\bsig)
+            r"""(?ix)((?<![\w-])[\w-]*
+            (?:password|secret|token|signature|authorization|cookie|digest|hash|api[_-]?key|\bsig)
             ["']? \s* [=:] \s* (?:bearer\s+|basic\s+|b?["'])?) [^\s"'&,;)}\]]+"""
         ),
         rf"\1{REMOVED}",
@@ -127,7 +130,9 @@ def text(value: str) -> str:
 
 
 def without_credentials(value: str) -> str:
-    """The words of a library or an exception, without what may be a credential among them."""
+    """The words of a library or an exception, without what may be a credential among them; of very many both ends."""
+    if len(value) > _MAX_READ:
+        value = f"{value[: _MAX_READ // 2]}…{value[-_MAX_READ // 2 :]}"
     for pattern, replacement in _CREDENTIALS:
         value = pattern.sub(replacement, value)
     return masked(value)

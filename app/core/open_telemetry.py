@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -28,6 +28,7 @@ from app.core.version import VERSION
 CLOSING_SECONDS: Final = 3.0
 _SEND_SECONDS: Final = 5.0
 _SENT_EVERY_MS: Final = 1000
+_MAX_TEXT: Final = 2048  # of a path, of which thousands may wait to be sent
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -35,7 +36,8 @@ class OpenTelemetry:
     def __init__(self, endpoint: str) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # else a line for each time that it tries again
         exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_SEND_SECONDS)
-        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        limits = SpanLimits(max_attribute_length=_MAX_TEXT)
+        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False, span_limits=limits)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_SENT_EVERY_MS))
         self._tracer = self._provider.get_tracer("octopus", VERSION)
         self._propagator = TraceContextTextMapPropagator()

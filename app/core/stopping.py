@@ -34,20 +34,30 @@ def heeded(delay: float) -> Iterator[None]:
     if not _is_of_server(stop):
         yield
         return
-    loop = asyncio.get_running_loop()
-
-    def heed(number: int, frame: FrameType | None) -> None:
-        is_first, _State.is_stopping = not _State.is_stopping, True
-        if is_first and delay > 0:
-            loop.call_soon_threadsafe(_postpone, loop, delay, lambda: stop(number, frame))
-        else:
-            stop(number, frame)
-
-    signal.signal(signal.SIGTERM, heed)
+    signal.signal(signal.SIGTERM, _Patient(stop, delay).heed)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, stop)
+
+
+class _Patient:
+    """In the place of the server's own handler. sse-starlette asks whose method is there whether streams must end."""
+
+    def __init__(self, stop: Any, delay: float) -> None:
+        self._stop, self._delay = stop, delay
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def should_exit(self) -> bool:
+        return bool(self._stop.__self__.should_exit)
+
+    def heed(self, number: int, frame: FrameType | None) -> None:
+        is_first, _State.is_stopping = not _State.is_stopping, True
+        if self._delay <= 0:
+            self._stop(number, frame)
+        elif is_first:  # else it is told again, as by its parent where a service manager tells all of a group
+            self._loop.call_soon_threadsafe(_postpone, self._loop, self._delay, lambda: self._stop(number, frame))
 
 
 def _postpone(loop: asyncio.AbstractEventLoop, delay: float, stop: Callable[[], object]) -> None:

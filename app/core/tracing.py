@@ -1,6 +1,7 @@
 """Traces: none until `tracing` has loaded OpenTelemetry, which is optional, and takes its time to load.
 
-Nothing of a span is a value that somebody sent: names of routes, commands and collections, hosts of the settings.
+Of what somebody sent a span holds the path alone. The rest are names of routes, commands and collections, and hosts
+of the settings.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping

@@ -8,6 +8,7 @@ count that shrinks would look like a fresh one.
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ class WorkerMetrics:
         self._folder = folder or Path()
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._lock: IO[bytes] | None = None
+        self._turn = threading.Lock()  # the last words may come while those before them are being written
 
     def counted(self) -> Numbers:
         """A copy of the counts of this process."""
@@ -53,7 +55,8 @@ class WorkerMetrics:
             with self._alone():  # or it would look dead before it has its lock
                 self._lock = (self._folder / f"{self._name}{_LOCK}").open("wb")
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
-        _write(self._folder / f"{self._name}{_FILE}", _packed(counted))
+        with self._turn:
+            _write(self._folder / f"{self._name}{_FILE}", _packed(counted))
 
     def close(self, counted: Numbers) -> None:
         """Publish the last counts, and die."""

@@ -1,5 +1,6 @@
 """How much waits in the database. Counting ends where it would cost something: more than that is too much anyway."""
 
+from datetime import UTC, datetime
 from typing import Final
 
 from app.core.clock import utc_now
@@ -7,6 +8,7 @@ from app.db.mongo import get_database
 
 MOST_COUNTED: Final = 10_000
 _PATIENCE_MS: Final = 500
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def mails_due() -> int:
@@ -15,7 +17,7 @@ async def mails_due() -> int:
 
 async def mails_failed() -> int:
     """That nobody tries to send any more."""
-    return await _count("outbox", {"failed_at": {"$gt": utc_now().replace(year=1970)}}, index="failed")
+    return await _count("outbox", {"failed_at": {"$gt": _EPOCH}}, index="failed")
 
 
 async def unsealed_events() -> int:

@@ -40,7 +40,8 @@ class CommandMeter(CommandListener):
 
 
 def _begin(event: CommandStartedEvent, tracer: tracing.Tracer) -> None:
-    collection = event.command.get("collection", event.command[event.command_name])
+    # Of the commands by which a connection signs in, the driver shows nothing.
+    collection = event.command.get("collection", event.command.get(event.command_name))
     span = tracer.command(event.command_name, collection if isinstance(collection, str) else None, event.connection_id)
     # A command whose task is cancelled has no end. Its span goes with the task, or when the next command begins.
     _span.set((event.request_id, span) if span else None)

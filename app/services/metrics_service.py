@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from platform import python_version
@@ -57,7 +57,8 @@ class Scraper:
         finally:
             publisher.cancel()
             await asyncio.wait([publisher])
-            await asyncio.to_thread(self._workers.close, self._counted())
+            with suppress(OSError):  # nobody is kept from stopping by a disk that is full
+                await asyncio.to_thread(self._workers.close, self._counted())
 
     async def scrape(self, *, is_openmetrics: bool) -> bytes:
         stored, counted = await self._stored.get(), self._counted()

@@ -1,12 +1,17 @@
 """What came without TLS to a proxy that is trusted."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from app.core.config import Settings
+from app.main import create_app
 from tests.api.test_errors import assert_problem
 from tests.conftest import PRODUCTION, Serve
 from tests.factories import make_api_key, make_signed_in
+from tests.live_server import live
 
 BEHIND: dict[str, Any] = {**PRODUCTION, "trusted_proxies": ["127.0.0.0/8"]}
 CLEAR = {"X-Forwarded-Proto": "http"}
@@ -39,6 +44,16 @@ class TestLooking:
 
         assert (answer.status_code, answer.headers["location"]) == (308, f"https://{expected}/docs")
 
+    async def test_goes_to_no_host_that_is_in_the_path(self, make_settings: Callable[..., Settings]) -> None:
+        async with live(create_app(make_settings(**BEHIND))) as url:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            head = b"Host: octopus.example\r\nX-Forwarded-Proto: http\r\nConnection: close\r\n\r\n"
+            writer.write(b"GET *@evil.example/ HTTP/1.1\r\n" + head)
+            answer = await reader.read()
+            writer.close()
+
+        assert b"\r\nlocation: https://octopus.example/\r\n" in answer.lower()
+
     async def test_goes_nowhere_from_a_host_that_is_not_trusted(self, serve: Serve) -> None:
         async with serve(**BEHIND, trusted_hosts=["octopus.example"]) as client:
             assert_problem(await client.get("/docs", headers=CLEAR | {"Host": "evil.example"}), 400, "invalid_request")
@@ -53,6 +68,7 @@ class TestAnythingElse:
                 await client.post("/api/v1/auth/login", json={"email": "a@b.example", "password": "x"}, headers=CLEAR),
                 await client.get("/api/v1/users", headers=key.headers | CLEAR),
                 await client.get("/api/v1/auth/me", headers=ada.headers | CLEAR),
+                await client.get("/api/v1/uploads/0/content?expires=1&signature=s", headers=CLEAR),
                 await client.get("/", headers={"Cookie": f"__Secure-octopus_refresh={ada.refresh_token}"} | CLEAR),
             ]
             items = (await client.get("/api/v1/items", headers=ada.headers)).json()

@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from httpx import AsyncClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from app.core.clock import utc_now
+from app.crud import crud_queue
 from app.models.audit_event import AuditEvent
 from app.models.enums import MailKind
 from app.models.outgoing_mail import OutgoingMail
@@ -171,6 +174,25 @@ class TestScrape:
         assert gone.value("octopus_storage_up") == 1
         assert "octopus_mails_due" not in gone.described
         assert gone.value("octopus_build_info") == 1
+
+
+class TestQueues:
+    @pytest.mark.usefixtures("client")
+    async def test_are_measured_on_every_day_there_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(crud_queue, "utc_now", lambda: datetime(2028, 2, 29, 12, tzinfo=UTC))
+        await OutgoingMail(
+            kind=MailKind.PASSWORD_CHANGED, user_id=ObjectId(), due_at=None, failed_at=utc_now()
+        ).insert()
+
+        assert (await crud_queue.mails_due(), await crud_queue.mails_failed()) == (0, 1)
+
+
+class TestEnd:
+    async def test_is_kept_from_nobody_by_what_can_not_be_written(self, serve: Serve, tmp_path: Path) -> None:
+        shared = tmp_path / "metrics"
+        async with serve(metrics_dir=shared) as client:
+            assert (await client.get("/metrics")).status_code == 200
+            shutil.rmtree(shared)
 
 
 class TestLabels:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -19,9 +20,11 @@ from httpx import AsyncClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import ValidationError
+from pymongo.monitoring import CommandFailedEvent, CommandStartedEvent
 
 from app.core import open_telemetry, tracing
 from app.core.config import Settings
+from app.db.command_listener import CommandMeter
 from app.models.user import User
 from tests.assistant_server import open_assistant
 from tests.conftest import Serve
@@ -163,6 +166,23 @@ class TestTraces:
         assert spans["GET /health"].status.code == 2
         for secret in (PASSWORD, ada.document.email, *tokens.values(), "token=s3cret", "ValueError"):
             assert str(secret) not in text or secret == "bearer"
+
+    async def test_are_bounded_and_show_nothing_of_a_connection_that_signs_in(
+        self, serve: Serve, collector: Collector
+    ) -> None:
+        sign_in = CommandStartedEvent({"saslContinue": 1, "payload": b"s3cret"}, "admin", 7, ("127.0.0.1", 27017), None)
+        async with serve(otel_exporter_otlp_endpoint=collector.url) as client:
+            await client.get("/" + "a" * 60_000)
+            assert tracing.active.tracer is not None
+            with tracing.active.tracer.request("GET", "/tea", "http", {}):
+                CommandMeter().started(sign_in)
+                CommandMeter().failed(CommandFailedEvent(timedelta(), {"code": 18}, "saslContinue", 7, ("h", 1), None))
+
+        paths = {attributes(span)["url.path"] for span in collector.spans() if "url.path" in attributes(span)}
+        assert paths == {"/" + "a" * 2047, "/tea"}
+        [signed_in] = [span for span in collector.spans() if span.name == "saslContinue"]
+        assert attributes(signed_in)["db.response.status_code"] == "18"
+        assert "s3cret" not in str(collector.requests)
 
     async def test_that_nobody_takes_disturb_no_request(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(open_telemetry, "CLOSING_SECONDS", 0.5)

@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -207,6 +208,19 @@ class TestSecrets:
         text = capsys.readouterr().err
         assert len(text.splitlines()) == 2
         assert "tiger-9f3-x" not in text
+
+    @pytest.mark.parametrize("piece", ["a-", "eyJ", "token", "://a"])
+    def test_are_looked_for_in_no_time_however_long_the_words_of_a_caller_are(
+        self, capsys: Captured, piece: str
+    ) -> None:
+        configure_logging("INFO")
+        begun = time.process_time()
+
+        logging.getLogger("somebody.else").warning(piece * 10_000)
+        logging.getLogger("somebody.else").warning("%s password=tiger-9f3", piece * 20_000)
+
+        assert time.process_time() - begun < 1
+        assert "tiger-9f3" not in capsys.readouterr().err
 
     def test_are_removed_where_a_text_looks_like_one(self, capsys: Captured) -> None:
         configure_logging("INFO")

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,15 @@ class TestSum:
         bob.shared.close(bob.shared.counted())
 
         assert ada.sum()[0] == 20
+
+    def test_takes_the_last_words_while_those_before_them_are_written(self, hire: Hire) -> None:
+        ada = hire().count(3, 2)
+        counted = ada.shared.counted()
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: ada.shared.publish(counted), range(500)))
+
+        assert ada.sum()[0] == 3
 
 
 class TestMeter:
