@@ -26,6 +26,7 @@ from app.main import create_app
 from app.models.audit_event import AuditEvent
 from tests import leaks
 from tests.commands import Commands
+from tests.driver import close_what_is_given_up
 from tests.mailbox import Mailbox, open_mailbox
 from tests.measuring import measured
 
@@ -62,6 +63,8 @@ class SettingsOfTests(Settings):
         super().model_post_init(context)
         WATCH.made(*leaks.secrets_of(dict(self)))
 
+
+close_what_is_given_up()
 
 # An application that stops waits for the next word of the change feed. Here a thousand of them stop.
 change_feed.WORD_EVERY_MS = 25
