@@ -158,6 +158,8 @@ def mongodb() -> Iterator[MongoClient[dict[str, Any]]]:
     with embedded_server(TEST_HOME) as url, MongoClient[dict[str, Any]](url) as client:
         # What a process was doing that a test killed keeps others out until then, else for a minute.
         client.admin.command("setParameter", 1, transactionLifetimeLimitSeconds=20)
+        # What has expired goes by itself once a minute, or in the middle of a test.
+        client.admin.command("setParameter", 1, ttlMonitorEnabled=False)
         yield client
 
 

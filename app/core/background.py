@@ -41,13 +41,17 @@ def count() -> int:
 
 
 async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what is late is cancelled, not raised
-    """Wait until everything started has ended; what is late after `timeout` seconds is cancelled."""
-    if _tasks:
-        _, late = await asyncio.wait(_tasks, timeout=timeout)
-        for task in late:
-            task.cancel()
+    """Wait until everything started has ended, and what that starts; what is late after `timeout` seconds is cancelled."""
+    clock = asyncio.get_running_loop().time
+    give_up_at = None if timeout is None else clock() + timeout
+    while _tasks:
+        _, late = await asyncio.wait(_tasks, timeout=None if give_up_at is None else give_up_at - clock())
         if late:
+            for task in late:
+                task.cancel()
             await asyncio.wait(late, timeout=1)
+            return
+        await asyncio.sleep(0)  # lets those that have ended be forgotten
 
 
 def _finish(task: asyncio.Task[Any]) -> None:

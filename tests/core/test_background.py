@@ -122,6 +122,20 @@ class TestDrain:
 
         assert sorted(done) == [0, 1, 2]
 
+    async def test_waits_for_what_the_others_start(self) -> None:
+        ended = []
+
+        async def work(rest: int) -> None:
+            await asyncio.sleep(0.01)
+            if rest:
+                background.start(work(rest - 1), name="work")
+            ended.append(rest)
+
+        background.start(work(2), name="work")
+        await background.drain()
+
+        assert ended == [2, 1, 0]
+
     async def test_returns_at_once_when_there_is_nothing(self) -> None:
         await asyncio.wait_for(background.drain(), 0.5)
 
