@@ -41,7 +41,7 @@ def count() -> int:
 
 
 async def drain(timeout: float | None = None) -> None:  # noqa: ASYNC109 - what is late is cancelled, not raised
-    """Wait until everything started has ended, and what that starts; what is late after `timeout` seconds is cancelled."""
+    """Wait for everything started, and for what that starts; what is late after `timeout` seconds is cancelled."""
     clock = asyncio.get_running_loop().time
     give_up_at = None if timeout is None else clock() + timeout
     while _tasks:
