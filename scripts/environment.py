@@ -26,6 +26,8 @@ def enter(requirements: str = "requirements.txt") -> None:
     """
     if (Path(sys.prefix) / COMPLETE).exists():
         return
+    # Images for pipelines set it, for processes that start once. Here there is no bytecode but what the first start makes.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     prepare(requirements)
     if Path(sys.prefix).resolve() != VENV.resolve():
         os.execv(PYTHON, [str(PYTHON), *sys.argv])  # noqa: S606 - our own interpreter and arguments
@@ -52,6 +54,8 @@ def prepare(requirements: str) -> None:
             "install",
             "--disable-pip-version-check",
             "--progress-bar=on",
+            "--no-deps",  # the pins are complete
+            "--no-compile",
             "-r",
             ROOT / requirements,
         )

@@ -25,22 +25,28 @@ CHECKS = {
 
 def main() -> None:
     os.chdir(environment.ROOT)
-    # Images for pipelines set it, for processes that start once. Here the same modules start hundreds of times.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     environment.enter("requirements-dev.txt")
     if len(sys.argv) > 1:
         sys.exit(_run(["pytest", *sys.argv[1:]]))
-    installing = threading.Thread(target=parts.install)
-    installing.start()
+    meanwhile = [threading.Thread(target=parts.install), threading.Thread(target=_compile)]
+    for each in meanwhile:
+        each.start()
     for name, command in CHECKS.items():
         started = time.monotonic()
         if _run(command) != 0:
             sys.exit(f"{name}: failed")
         print(f"{name}: passed in {time.monotonic() - started:.1f} s", flush=True)
-    installing.join()
+    for each in meanwhile:
+        each.join()
     if _run(["pytest", "-n", WORKERS, "--dist", "worksteal", "--cov", "--cov-report="]) != 0:
         sys.exit("tests: failed")
     _require_coverage()
+
+
+def _compile() -> None:
+    """Have one process find the tests, so that what it loads is compiled once, and not by each of those to come."""
+    collect = [environment.VENV / "bin" / "pytest", "--collect-only", "-q"]
+    subprocess.run(collect, check=False, capture_output=True)  # noqa: S603 - a tool of the environment
 
 
 def _require_coverage() -> None:

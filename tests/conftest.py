@@ -148,7 +148,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Of a test with many parameters, some are enough to say which lines it runs."""
-    with measured(item.nodeid.partition("[")[0], times=2):
+    with measured(item.nodeid.partition("[")[0], times=1):
         return (yield)
 
 
@@ -244,12 +244,12 @@ def serve(make_settings: Callable[..., Settings]) -> Serve:
     async def start(*, address: str = "127.0.0.1", **overrides: Any) -> AsyncIterator[AsyncClient]:
         names = " ".join(sorted(overrides))
         async with AsyncExitStack() as stack:
-            with measured(f"start {names}", times=3):
+            with measured(f"start {names}", times=1):
                 app = create_app(make_settings(**overrides))
                 await stack.enter_async_context(running(app))
                 client = await stack.enter_async_context(client_of(app, address))
             yield client
-            with measured(f"stop {names}", times=3):
+            with measured(f"stop {names}", times=1):
                 await stack.aclose()
 
     return start

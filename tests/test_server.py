@@ -89,7 +89,7 @@ Start = Callable[..., Server]
 
 
 def environment(
-    folder: Path, variables: dict[str, str], options: Sequence[str] = (), *, measured: int = 2
+    folder: Path, variables: dict[str, str], options: Sequence[str] = (), *, measured: int = 1
 ) -> dict[str, str]:
     """The environment of the tests, with settings of the test's own."""
     limits = ("ANONYMOUS", "AUTH", "KEY_CREATE", "AUTHENTICATED")

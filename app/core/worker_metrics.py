@@ -60,9 +60,11 @@ class WorkerMetrics:
 
     def close(self, counted: Numbers) -> None:
         """Publish the last counts, and die."""
-        self.publish(counted)
-        if self._lock is not None:
-            self._lock.close()
+        try:
+            self.publish(counted)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def sum(self, counted: Numbers) -> Sum:
         """These counts, and what the others have published."""
