@@ -26,7 +26,7 @@ def enter(requirements: str = "requirements.txt") -> None:
     """
     if (Path(sys.prefix) / COMPLETE).exists():
         return
-    # Images for pipelines set it, for processes that start once. Here there is no bytecode but what the first start makes.
+    # Images for pipelines set it, for processes that start once. Here the first start makes the bytecode, and pip none.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     prepare(requirements)
     if Path(sys.prefix).resolve() != VENV.resolve():

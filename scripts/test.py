@@ -45,7 +45,7 @@ def main() -> None:
 
 def _compile() -> None:
     """Have one process find the tests, so that what it loads is compiled once, and not by each of those to come."""
-    collect = [environment.VENV / "bin" / "pytest", "--collect-only", "-q"]
+    collect = [str(environment.VENV / "bin" / "pytest"), "--collect-only", "-q"]
     subprocess.run(collect, check=False, capture_output=True)  # noqa: S603 - a tool of the environment
 
 
