@@ -148,7 +148,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Of a test with many parameters, some are enough to say which lines it runs."""
-    with measured(item.nodeid.partition("[")[0], times=1):
+    with measured(item.nodeid.partition("[")[0], times=2):
         return (yield)
 
 
@@ -244,12 +244,12 @@ def serve(make_settings: Callable[..., Settings]) -> Serve:
     async def start(*, address: str = "127.0.0.1", **overrides: Any) -> AsyncIterator[AsyncClient]:
         names = " ".join(sorted(overrides))
         async with AsyncExitStack() as stack:
-            with measured(f"start {names}", times=1):
+            with measured(f"start {names}", times=2):
                 app = create_app(make_settings(**overrides))
                 await stack.enter_async_context(running(app))
                 client = await stack.enter_async_context(client_of(app, address))
             yield client
-            with measured(f"stop {names}", times=1):
+            with measured(f"stop {names}", times=2):
                 await stack.aclose()
 
     return start
