@@ -77,13 +77,23 @@ def _password(*, from_stdin: bool) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--email")
     parser.add_argument("--username")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     parser.add_argument("--reset-password", action="store_true", help="give a superuser that exists a new password")
     parser.add_argument("--disable-mfa", action="store_true", help="turn the second factor of an account off")
+    parser.add_argument("--password", nargs="?", action=_RefusePassword, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+class _RefusePassword(argparse.Action):
+    """Says so without the password, which argparse would print, into the log of a pipeline."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error("a password is never an argument, others could read it: --password-stdin takes it")
 
 
 if __name__ == "__main__":

@@ -127,6 +127,8 @@ class TestCreateSuperuser:
         ended = run("--email", "ada@example.com", *options)
 
         assert ended.returncode == 2
+        assert "--password-stdin takes it" in ended.stderr
+        assert PASSWORD not in ended.stdout + ended.stderr
         assert users.count_documents({}) == 0
 
 
