@@ -43,22 +43,23 @@ BARE: Final = {
     "folder": """
 import asyncio
 import os
-from pathlib import Path
+from itertools import count
 from starlette.applications import Starlette
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-FILE = Path("bare.bin")
+names = count()
 
 async def put(request):
-    with FILE.open("wb") as file:
+    request.app.state.newest = f"{next(names)}.bin"
+    with open(request.app.state.newest, "xb") as file:
         async for chunk in request.stream():
             file.write(chunk)
         await asyncio.to_thread(os.fsync, file.fileno())
     return Response(status_code=204)
 
 async def get(request):
-    return FileResponse(FILE)
+    return FileResponse(request.app.state.newest)
 
 app = Starlette(routes=[Route("/", put, methods=["PUT"]), Route("/", get)])
 """,
