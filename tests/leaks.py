@@ -21,6 +21,7 @@ import structlog.testing
 from pydantic import SecretStr
 
 from app.core import log_line, logging_config
+from tests.forking import ForkedService
 
 _NAMES: Final = rb"[a-z_]*(?:password|token|secret)|api_key|key|otpauth_uri|signature|sig|recovery_codes?|url"
 _IN_JSON: Final = re.compile(rb'"(' + _NAMES + rb')"\s*:\s*(?:"([^"\\]{8,2000})"|\[([^\]]{8,2000})\])')
@@ -217,18 +218,22 @@ def _note_content(watch: Watch, content: bytes) -> None:
 
 
 def _see_processes(watch: Watch) -> None:
-    begin, communicate = subprocess.Popen.__init__, subprocess.Popen.communicate
+    begin, communicate, fork = subprocess.Popen.__init__, subprocess.Popen.communicate, ForkedService.__init__
 
     @functools.wraps(begin)
     def started(self: Any, *arguments: Any, **options: Any) -> None:
         begin(self, *arguments, **options)
-        for name, value in (options.get("env") or {}).items():
-            if _VARIABLE.search(name) and name not in os.environ:
-                watch.made(*value.split(","))
+        _note_variables(watch, options.get("env") or {})
         file = options.get("stdout") if options.get("stderr") == subprocess.STDOUT else options.get("stderr")
         path = getattr(file, "name", None)
         if isinstance(path, str) and Path(path).is_file():
             watch.follow(Path(path).open("rb"))  # noqa: SIM115 - closed at the end of the run
+
+    @functools.wraps(fork)
+    def forked(self: Any, options: Any, *, environment: Mapping[str, str], folder: Path, log: Path) -> None:
+        fork(self, options, environment=environment, folder=folder, log=log)
+        _note_variables(watch, environment)
+        watch.follow(log.open("rb"))
 
     @functools.wraps(communicate)
     def ended(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -239,6 +244,13 @@ def _see_processes(watch: Watch) -> None:
 
     subprocess.Popen.__init__ = started  # type: ignore[method-assign]
     subprocess.Popen.communicate = ended  # type: ignore[method-assign]
+    ForkedService.__init__ = forked  # type: ignore[method-assign]
+
+
+def _note_variables(watch: Watch, variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
+        if _VARIABLE.search(name) and name not in os.environ:
+            watch.made(*value.split(","))
 
 
 class Plugin:

@@ -20,6 +20,7 @@ from pymongo import MongoClient
 
 from tests.conftest import SECRET
 from tests.factories import PASSWORD
+from tests.forking import ForkedService
 from tests.measuring import process_environment
 
 PROJECT = Path(__file__).parents[1]
@@ -32,21 +33,17 @@ class Server:
     """`python -m app`, with everything it starts."""
 
     measured = 2  # of those with the same settings
+    is_forked = True  # with all that it needs loaded already
 
     def __init__(self, folder: Path, *options: str, **variables: str) -> None:
         self.folder = folder
         self.port = free_port()
         self.log = folder / f"server-{self.port}.log"
         self.started_at, self.took_to_start = time.monotonic(), 0.0
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "app", "--port", str(self.port), *options],
-                cwd=PROJECT,
-                env=environment(folder, variables, options, measured=self.measured),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # its process group holds its workers
-            )
+        given = ["--port", str(self.port), *options]
+        has_one_worker = "--workers" not in options and "WORKERS" not in variables
+        begin = _forked if self.is_forked and has_one_worker else _started
+        self.process = begin(given, environment(folder, variables, options, measured=self.measured), self.log)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     def ready(self) -> "Server":
@@ -86,6 +83,29 @@ class Server:
 
 
 Start = Callable[..., Server]
+
+
+class StartedServer(Server):
+    """By that very command, which loads what it needs."""
+
+    is_forked = False
+
+
+def _started(options: list[str], variables: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    with log.open("wb") as file:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "app", *options],
+            cwd=PROJECT,
+            env=variables,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # its process group holds its workers
+        )
+
+
+def _forked(options: list[str], variables: dict[str, str], log: Path) -> ForkedService:
+    log.touch()
+    return ForkedService(options, environment=variables, folder=PROJECT, log=log)
 
 
 def environment(
@@ -146,12 +166,16 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.fixture
-def start(short_folder: Path) -> Iterator[Start]:
-    """Start a server with its data in the test's folder. Whatever still runs after the test is ended."""
+def start(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Start]:
+    """Start a server with its data in the test's folder. Whatever still runs after the test is ended.
+
+    For a class of tests that are about the command itself (`by_command = True`), by that.
+    """
     servers: list[Server] = []
+    kind = StartedServer if getattr(request.cls, "by_command", False) else Server
 
     def run(*options: str, **variables: str) -> Server:
-        servers.append(Server(short_folder, *options, **variables))
+        servers.append(kind(short_folder, *options, **variables))
         return servers[-1]
 
     yield run
@@ -170,6 +194,8 @@ def sign_up(server: Server) -> str:
 
 
 class TestStart:
+    by_command = True
+
     def test_answers_with_nothing_configured(self, start: Start) -> None:
         server = start().ready()
 
@@ -236,6 +262,7 @@ class TestStart:
 
 
 class TestRefusalToStart:
+    by_command = True
     UNSAFE = {  # noqa: RUF012
         "ENVIRONMENT": "production",
         "DEBUG": "true",
@@ -276,6 +303,8 @@ class TestRefusalToStart:
 
 
 class TestStop:
+    by_command = True
+
     @pytest.mark.parametrize(("workers", "code"), [("1", -signal.SIGTERM), ("2", 0)])
     def test_is_quick_and_clean(self, start: Start, short_folder: Path, workers: str, code: int) -> None:
         server = start("--workers", workers).ready()

@@ -230,11 +230,11 @@ class TestExtractText:
         assert isinstance(refused, Failure)
         assert refused.fault is Fault.DAMAGED
 
-    @pytest.mark.parametrize(
-        "content", [hostile_files.pdf_whose_forms_draw_each_other(), hostile_files.pdf_with_a_bomb()]
-    )
-    async def test_ends_with_a_pdf_that_never_would(self, workers: FileWorkers, put: Put, content: bytes) -> None:
-        outcome = await workers.extract_text(put(content), PDF)
+    @pytest.mark.parametrize("make", [hostile_files.pdf_whose_forms_draw_each_other, hostile_files.pdf_with_a_bomb])
+    async def test_ends_with_a_pdf_that_never_would(
+        self, workers: FileWorkers, put: Put, make: Callable[[], bytes]
+    ) -> None:
+        outcome = await workers.extract_text(put(make()), PDF)
 
         is_without_text = isinstance(outcome, Text) and not outcome.content.strip()
         is_stopped = isinstance(outcome, Failure) and outcome.fault in {Fault.TOO_LONG, Fault.TOO_LARGE, Fault.DAMAGED}
