@@ -180,6 +180,15 @@ class TestCommands:
         for command in commands:
             assert needed <= set(re.findall(r"(?<!\S)(\w+)=", command)), command
 
+    @pytest.mark.parametrize("page", PAGES)
+    def test_set_what_they_use(self, page: str) -> None:
+        for block in re.findall(r"(?m)(?:^    .+\n)+", PAGES[page]):
+            used = set(re.findall(r"\$\{?([A-Z]\w*)", block))
+            assert used <= set(re.findall(r"(?<!\S)([A-Z]\w*)=", block)), block
+
+    def test_never_deploy_the_image_of_which_nothing_is_known(self) -> None:
+        assert re.search(r"^@minLength\(1\)\nparam image string", (INFRA / "main.bicep").read_text(), re.MULTILINE)
+
 
 class TestSetup:
     @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ param subjectPrefix string
 param operatorId string
 
 @description('The image that runs. The first delivery replaces the page that is there by default; see docs/deployment.md before deploying this again.')
+@minLength(1)
 param image string = 'mcr.microsoft.com/appsvc/staticsite:latest'
 
 @description('Size of the plan. Deployment slots need at least S1 or P0v3.')
