@@ -98,6 +98,18 @@ class TestTemplates:
         assert len(names) == len(set(names))
         assert re.search(r"name: 'TRUSTED_PROXIES', value: '\[\"169\.254\.0\.0/16\"\]'", app)
 
+    def test_keep_files_for_one_time_that_is_set_in_one_place(self) -> None:
+        storage = _without_comments(INFRA / "modules" / "storage.bicep")
+
+        days = re.findall(r"^ *(?:days|daysAfterCreationGreaterThan): (.+)$", storage, re.MULTILINE)
+
+        assert sorted(days) == ["keepDeletedDays"] * 3 + ["keepDeletedDays - 1"]
+        assert re.findall(r"^ *(isVersioningEnabled: true|changeFeed: \{)$", storage, re.MULTILINE) == [
+            "isVersioningEnabled: true",
+            "changeFeed: {",
+        ]
+        assert "blob-service-properties" not in (ROOT / "docs" / "backup.md").read_text()
+
     def test_keep_no_password(self) -> None:
         text = "".join(_without_comments(file) for file in BICEP)
 

@@ -43,6 +43,11 @@ param publicUrl string = ''
 @description('Sender of mails; the mail server must let it send as this address.')
 param mailFrom string
 
+@description('For how many days a deleted file can be got back, at the least, and the files of all as they were. More than archives of the database are kept.')
+@minValue(2)
+@maxValue(365)
+param keepDeletedDays int = 14
+
 @description('Who is told of alerts; nobody, when empty.')
 param alertEmail string = ''
 
@@ -86,6 +91,7 @@ module storage 'modules/storage.bicep' = {
     location: location
     name: '${prefix}${suffix}'
     writerId: identities.outputs.appPrincipalId
+    keepDeletedDays: keepDeletedDays
   }
 }
 
