@@ -98,6 +98,18 @@ class TestTemplates:
         assert len(names) == len(set(names))
         assert re.search(r"name: 'TRUSTED_PROXIES', value: '\[\"169\.254\.0\.0/16\"\]'", app)
 
+    def test_tell_what_both_slots_log(self) -> None:
+        app = _without_comments(INFRA / "modules" / "app.bicep")
+
+        diagnosed = re.findall(
+            r"^resource \w+ 'Microsoft.Insights/diagnosticSettings@.*?^}", app, re.MULTILINE | re.DOTALL
+        )
+
+        assert re.findall(r"scope: (\w+)", "".join(diagnosed)) == ["site", "staging"]
+
+    def test_call_nobody_for_answers_that_are_long_by_nature(self) -> None:
+        assert "HttpResponseTime" not in (INFRA / "modules" / "alerts.bicep").read_text()
+
     def test_keep_files_for_one_time_that_is_set_in_one_place(self) -> None:
         storage = _without_comments(INFRA / "modules" / "storage.bicep")
 
