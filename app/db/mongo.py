@@ -72,8 +72,8 @@ async def connected(
     its schema can't be used.
     """
     global _database, _retries  # noqa: PLW0603 - Beanie binds documents to one database a process
-    options = {**_CLIENT_OPTIONS, "event_listeners": [*_CLIENT_OPTIONS.get("event_listeners", ()), *listeners]}
-    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, appname=shown_name(SERVICE, database_of(url)), **options)
+    name = shown_name(SERVICE, database_of(url))
+    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, appname=name, event_listeners=[*listeners], **_CLIENT_OPTIONS)
     try:
         _retries = asyncio.Lock()
         # Not even a write concern that the URL asks for: the driver sends it inside of transactions too when the
