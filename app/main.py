@@ -118,7 +118,9 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 def _tracing(settings: Settings) -> list[Middleware]:
-    return [] if settings.otel_exporter_otlp_endpoint is None else [Middleware(TracingMiddleware)]
+    if settings.otel_exporter_otlp_endpoint is None:
+        return []
+    return [Middleware(TracingMiddleware, trusted_proxies=settings.trusted_proxies)]
 
 
 def _cors(settings: Settings) -> Middleware:

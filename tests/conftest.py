@@ -20,7 +20,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 
 from app.core.config import Settings
-from app.db import change_feed, mongo
+from app.db import change_feed, mongo, startup
 from app.db.embedded import embedded_server, try_lock
 from app.main import create_app
 from app.models.audit_event import AuditEvent
@@ -269,7 +269,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Sees what applications that are started afterwards ask of the database."""
     listener = Commands()
-    monkeypatch.setattr(mongo, "_CLIENT_OPTIONS", {**mongo._CLIENT_OPTIONS, "event_listeners": [listener]})
+    monkeypatch.setattr(
+        startup, "connected", lambda url, at_start, others: mongo.connected(url, at_start, [*others, listener])
+    )
     return listener
 
 

@@ -98,6 +98,30 @@ class TestTemplates:
         assert len(names) == len(set(names))
         assert re.search(r"name: 'TRUSTED_PROXIES', value: '\[\"169\.254\.0\.0/16\"\]'", app)
 
+    def test_tell_what_both_slots_log(self) -> None:
+        app = _without_comments(INFRA / "modules" / "app.bicep")
+
+        diagnosed = re.findall(
+            r"^resource \w+ 'Microsoft.Insights/diagnosticSettings@.*?^}", app, re.MULTILINE | re.DOTALL
+        )
+
+        assert re.findall(r"scope: (\w+)", "".join(diagnosed)) == ["site", "staging"]
+
+    def test_call_nobody_for_answers_that_are_long_by_nature(self) -> None:
+        assert "HttpResponseTime" not in (INFRA / "modules" / "alerts.bicep").read_text()
+
+    def test_keep_files_for_one_time_that_is_set_in_one_place(self) -> None:
+        storage = _without_comments(INFRA / "modules" / "storage.bicep")
+
+        days = re.findall(r"^ *(?:days|daysAfterCreationGreaterThan): (.+)$", storage, re.MULTILINE)
+
+        assert sorted(days) == ["keepDeletedDays"] * 3 + ["keepDeletedDays - 1"]
+        assert re.findall(r"^ *(isVersioningEnabled: true|changeFeed: \{)$", storage, re.MULTILINE) == [
+            "isVersioningEnabled: true",
+            "changeFeed: {",
+        ]
+        assert "blob-service-properties" not in (ROOT / "docs" / "backup.md").read_text()
+
     def test_keep_no_password(self) -> None:
         text = "".join(_without_comments(file) for file in BICEP)
 
@@ -179,6 +203,15 @@ class TestCommands:
         assert len(commands) == 3
         for command in commands:
             assert needed <= set(re.findall(r"(?<!\S)(\w+)=", command)), command
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_set_what_they_use(self, page: str) -> None:
+        for block in re.findall(r"(?m)(?:^    .+\n)+", PAGES[page]):
+            used = set(re.findall(r"\$\{?([A-Z]\w*)", block))
+            assert used <= set(re.findall(r"(?<!\S)([A-Z]\w*)=", block)), block
+
+    def test_never_deploy_the_image_of_which_nothing_is_known(self) -> None:
+        assert re.search(r"^@minLength\(1\)\nparam image string", (INFRA / "main.bicep").read_text(), re.MULTILINE)
 
 
 class TestSetup:

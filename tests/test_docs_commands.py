@@ -157,12 +157,12 @@ def _knows(test: str, page: str, text: str) -> bool:
 
 
 class Shell:
-    """Types the commands of pages: with the variables that the pages take for granted, and those that they set."""
+    """Types the commands of pages: with the variables that are set, which are those of earlier pages, and no others."""
 
     def __init__(self, server: Server, folder: Path, database_url: str) -> None:
         self.server = {"DATABASE_URL": database_url, "DATA_DIR": str(server.folder)}
         self.url, self.folder = str(server.client.base_url).rstrip("/"), folder
-        self.set = {"OCTOPUS_URL": self.url, "A": self.url, "J": "Content-Type: application/json"}
+        self.set: dict[str, str] = {}
         self.instead = {"http://127.0.0.1:8000": self.url, "http://localhost:8000": self.url}
 
     def type(self, text: str, *, until: str = "") -> str:
@@ -226,6 +226,7 @@ def _type_all(shell: Shell, server: Server) -> None:
     told = shell.type(f'{tour}\necho "\\"$T\\" \\"$C\\""')
     bootstrapped, ada, message, token, conversation = values(told)
     assert (bootstrapped["name"], ada["email"], message["content"]) == ("master", "ada@example.com", "Hello")
+    shell.set = {"OCTOPUS_URL": shell.url, "A": shell.url, "J": "Content-Type: application/json"}
     shell.set |= {"T": token, "TOKEN": token, "C": conversation, "ID": ada["id"], "KEY": bootstrapped["api_key"]}
     [ask] = commands_of("tokens.md")
     assert values(shell.type(ask))[0]["active"] is True
@@ -278,13 +279,13 @@ def _type_of_events(shell: Shell) -> None:
 
 
 def _type_of_setting_up(shell: Shell) -> None:
-    shell.set |= {"PASSWORD": PASSWORD, **{name: shell.server[name] for name in ("DATABASE_URL", "DATA_DIR")}}
-    shell.set["ENVIRONMENT"] = "test"
-    first, sign_in, make, write_secrets = commands_of("setup.md")
+    """As a newcomer: in one terminal that knows nothing but where the database of this test is."""
+    shell.set = {name: shell.server[name] for name in ("DATABASE_URL", "DATA_DIR")} | {"ENVIRONMENT": "test"}
+    *first_users, write_secrets = commands_of("setup.md")
 
-    assert '"healthy"' in shell.type(first)
-    [pair] = values(shell.type(sign_in))
-    [made] = values(shell.type(f"TOKEN={pair['access_token']}\n{make}"))
+    said = shell.type("\n".join(first_users))
+    assert '"healthy"' in said
+    [made] = values(said.splitlines()[-1])
     assert (made["email"], made["role"]) == ("lin@example.com", "user")
     shell.type(write_secrets)
     assert re.findall(r"^\w+(?==)", (shell.folder / ".env").read_text(), re.MULTILINE) == [

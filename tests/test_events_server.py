@@ -20,6 +20,7 @@ from pymongo.database import Database
 
 from tests.conftest import SECRET
 from tests.factories import PASSWORD
+from tests.scraping import parsed
 from tests.streams import Event, event_of
 from tests.test_server import Server, Start, bearer, start, until
 
@@ -258,6 +259,8 @@ class TestSlowClient:
             until(lambda: server.log.read_text().count('"message":"event_stream_cut_off"') == 20)
             until(lambda: len(connections_of(server)) <= 3, seconds=40)  # the fast one, and idle ones of clients
             assert len(fast.seqs()) == 400
+            scraped = parsed(httpx.get(f"{server.client.base_url}/metrics", timeout=30, trust_env=False).text)
+            assert scraped.value("octopus_connections_cut_total", reason="slow_reader") == len(slow)
             for connection in slow:
                 connection.close()
             server.stop()

@@ -365,9 +365,11 @@ class TestInvalidHttp:
         assert server.is_well()
 
     def test_is_refused_as_a_problem(self, server: Server) -> None:
-        problem = problem_of(server.ask(INVALID["text"]))
+        answer = server.ask(INVALID["text"])
 
+        problem = problem_of(answer)
         assert (problem["status"], problem["code"]) == (400, "invalid_request")
+        assert f"\r\nx-request-id: {problem['request_id']}\r\n".encode() in answer
         assert problem.keys() == {"type", "title", "status", "detail", "instance", "code", "request_id"}
 
     def test_is_no_way_to_smuggle_a_second_request(self, server: Server) -> None:

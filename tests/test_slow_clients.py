@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.models.user import User
 from tests.conftest import AMPLE
 from tests.factories import PASSWORD, make_signed_in
 from tests.live_server import live
+from tests.scraping import scrape
 
 Make = Callable[..., Settings]
 BODY = json.dumps({"email": "ada@example.com", "password": PASSWORD}).encode()
@@ -60,15 +62,26 @@ def problem_of(answer: bytes) -> dict[str, Any]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-type: application/problem+json" in head.lower()
     problem: dict[str, Any] = json.loads(body)
+    assert re.findall(rb"(?im)^x-request-id: ([\w.-]+)", head) == [problem["request_id"].encode()]
     return problem
+
+
+async def cut(url: str) -> dict[str, float]:
+    """How many connections were cut in this process by now, by reason."""
+    async with AsyncClient(base_url=url, trust_env=False) as client:
+        scraped = await scrape(client)
+    name = "octopus_connections_cut_total"
+    return {reason: scraped.value(name, reason=reason) for reason in ("too_many", "slow_headers", "slow_body")}
 
 
 @pytest.mark.usefixtures("_short_windows")
 class TestSlowClient:
     async def test_is_given_up_at_every_stage_and_keeps_nobody_waiting(self, make_settings: Make) -> None:
         settings = make_settings(header_timeout_seconds=0.5)
+        named = HEAD.replace(b"Host: test", b"Host: test\r\nX-Request-ID: tea-1")
         chunked = HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked")
         async with live(create_app(settings)) as url:
+            before = await cut(url)
             ada = await make_signed_in()
             bearer = ada.headers["Authorization"].encode()
             upload = HEAD.replace(b"/api/v1/auth/register", b"/api/v1/uploads") % 10**6
@@ -78,7 +91,7 @@ class TestSlowClient:
             silent, headers, body, chunks, file, refused, too_slow_after = await asyncio.gather(
                 answer_to(url, b""),
                 answer_to(url, b"GET / HTTP/1.1\r\nX-Long: ", b"a" * 10_000),
-                answer_to(url, HEAD % len(BODY), BODY),
+                answer_to(url, named % len(BODY), BODY),
                 answer_to(url, chunked, b"1\r\na\r\n" * 1000, piece=6),
                 answer_to(url, upload + part, b"a" * 10_000),
                 answer_to(url, HEAD % 10**9, b"a" * 10_000),
@@ -88,12 +101,21 @@ class TestSlowClient:
                 assert (await client.get("/health/ready")).status_code == 200
                 assert (await client.get("/api/v1/uploads", headers=ada.headers)).json() == []
             accounts = await User.find({"email": "ada@example.com"}).count()
+            after = await cut(url)
 
         assert silent == b""
         for answer in (headers, body, chunks, file):
             problem = problem_of(answer)
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert (problem["status"], problem["code"]) == (408, "invalid_request")
+        ids = [problem_of(answer)["request_id"] for answer in (headers, body, chunks, file)]
+        assert ids[1] == "tea-1"
+        assert len({each for each in ids if len(each) == 24}) == 3
+        assert {reason: after[reason] - before[reason] for reason in after} == {
+            "too_many": 0,
+            "slow_headers": 3,
+            "slow_body": 3,
+        }
         assert refused.startswith(b"HTTP/1.1 413 ")
         assert too_slow_after.startswith(b"HTTP/1.1 200 ")
         assert accounts == 0
@@ -116,15 +138,23 @@ class TestSlowClient:
 class TestTooManyConnections:
     async def test_are_told_so_and_leave_the_others_alone(self, make_settings: Make) -> None:
         async with live(create_app(make_settings(max_connections=3, rate_limit_anonymous=AMPLE))) as url:
+            before = await cut(url)
             held = [await connect(url) for _ in range(3)]
             refused = await answer_to(url, b"")
             reader, writer = held[0]
             writer.write(b"GET /health/live HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
             served = await reader.read()
+            after = await cut(url)
             for _, other in held:
                 other.transport.abort()
 
         assert refused.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 2\r\n" in refused
         assert problem_of(refused)["code"] == "busy"
+        assert len(problem_of(refused)["request_id"]) == 24
+        assert {reason: after[reason] - before[reason] for reason in after} == {
+            "too_many": 1,
+            "slow_headers": 0,
+            "slow_body": 0,
+        }
         assert served.startswith(b"HTTP/1.1 200 ")

@@ -1,13 +1,14 @@
 """uvicorn's HTTP protocol with what it lacks: bounds on what is not body and on patience, errors in the form of all."""
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.core.config import get_settings
-from app.core.logging_config import get_logger
+from app.core.context import new_request_id
+from app.core.metrics import CUT
 from app.services import event_hub
 
 if TYPE_CHECKING:
@@ -18,40 +19,50 @@ _STALLED_SECONDS: Final = 20.0
 _BODY_SECONDS = 30.0
 _END_OF_HEADERS: Final = b"\r\n\r\n"
 
-_log = get_logger(__name__)
+
+class _Refusal(NamedTuple):
+    """Of a request that never became one: it has no path. `reason` is what it counts as."""
+
+    reason: str
+    status: HTTPStatus
+    detail: str
+    code: str = "invalid_request"
+    more: str = ""
+
+    def response(self, request_id: str) -> bytes:
+        body = orjson.dumps(
+            {
+                "type": f"urn:octopus:problem:{self.code}",
+                "title": self.status.phrase,
+                "status": int(self.status),
+                "detail": self.detail,
+                "instance": "/",
+                "code": self.code,
+                "request_id": request_id,
+            }
+        )
+        head = (
+            f"HTTP/1.1 {int(self.status)} {self.status.phrase}\r\ncontent-type: application/problem+json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\nx-request-id: {request_id}\r\n{self.more}\r\n"
+        )
+        return head.encode() + body
 
 
-def _answer(status: HTTPStatus, detail: str, *, code: str = "invalid_request", more: str = "") -> bytes:
-    """A whole response for a request that never became one: it has no path and no id."""
-    body = orjson.dumps(
-        {
-            "type": f"urn:octopus:problem:{code}",
-            "title": status.phrase,
-            "status": int(status),
-            "detail": detail,
-            "instance": "/",
-            "code": code,
-            "request_id": None,
-        }
-    )
-    head = (
-        f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n{more}\r\n"
-    )
-    return head.encode() + body
-
-
-_TOO_LARGE: Final = _answer(
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request line and headers are larger than 64 KiB."
+_TOO_LARGE: Final = _Refusal(
+    "large_headers",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "The request line and headers are larger than 64 KiB.",
 )
-_TOO_SLOW: Final = _answer(HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
-_TOO_MANY: Final = _answer(
+_SLOW_HEADERS: Final = _Refusal("slow_headers", HTTPStatus.REQUEST_TIMEOUT, "The request did not come in time.")
+_SLOW_BODY: Final = _SLOW_HEADERS._replace(reason="slow_body")
+_TOO_MANY: Final = _Refusal(
+    "too_many",
     HTTPStatus.SERVICE_UNAVAILABLE,
     "There are too many connections. Try again in a moment.",
     code="busy",
     more="retry-after: 2\r\n",
 )
-_INVALID: Final = _answer(HTTPStatus.BAD_REQUEST, "This is not HTTP.")
+_INVALID: Final = _Refusal("not_http", HTTPStatus.BAD_REQUEST, "This is not HTTP.")
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -76,8 +87,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._settings.max_connections:
-            transport.write(_TOO_MANY)
-            transport.close()
+            self._cut(_TOO_MANY)
         else:
             self._expect_headers()
 
@@ -112,6 +122,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if waiting < waited:
             self._watch_writing(waiting)
         else:
+            CUT.add("slow_reader")
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -151,9 +162,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._late = None
         if self._is_answering():  # what has come of the next request waits for its turn
             return
-        if self._bytes_without_body:
-            self.transport.write(_TOO_SLOW)
-        self.transport.close()
+        self._cut(_SLOW_HEADERS, is_told=self._bytes_without_body > 0)
 
     def _expect_body(self) -> None:
         self._came_of_body, self._was_held_back = 0, self._holds_back()
@@ -169,10 +178,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._expect_body()
             return
         self._late = None
-        _log.info("body_too_slow", bytes=self._came_of_body, ip=self.client[0] if self.client else None)
-        if not self.cycle.response_started:
-            self.transport.write(_TOO_SLOW)
-        self.transport.close()
+        own: Any = self.scope.get("request_id")
+        self._cut(_SLOW_BODY, is_told=not self.cycle.response_started, request_id=own)
 
     def _fits(self, data: bytes) -> bool:
         """Whether the headers end within the bound, or have not reached it yet."""
@@ -184,12 +191,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self) -> None:
         """Answer, unless an answer to the same request is under way: then only hang up."""
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_TOO_LARGE)
-        self.transport.close()
+        self._cut(_TOO_LARGE, is_told=self.cycle is None or self.cycle.response_complete)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's words are not ours
-        self.transport.write(_INVALID)
+        self._cut(_INVALID)
+
+    def _cut(self, refusal: _Refusal, *, is_told: bool = True, request_id: str | None = None) -> None:
+        """Hang up. Counted, without a line of its own: a flood would fill the log. A request that began has one."""
+        CUT.add(refusal.reason)
+        if is_told:
+            self.transport.write(refusal.response(request_id or new_request_id()))
         self.transport.close()
 
     def on_headers_complete(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import secrets
 import time
 from contextlib import suppress
 from http import HTTPStatus
@@ -20,7 +19,7 @@ from app.api.https import came_in_clear
 from app.api.rate_limit import headers_of
 from app.api.request_log import RequestLog, route_of
 from app.api.streamed import is_streamed
-from app.core.context import RequestContext, set_context
+from app.core.context import RequestContext, new_request_id, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
 from app.core.key_format import masked
 from app.core.key_usage import gathered as key_usage
@@ -48,6 +47,7 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send)
             return
         started, context = time.perf_counter(), self._context(scope)
+        scope["request_id"] = context.request_id  # for the protocol, which may have to answer itself
         set_context(context)
         status, answered = 0, 0.0
         IN_FLIGHT.move(1)
@@ -76,7 +76,7 @@ class RequestContextMiddleware:
         forwarded = headers.getlist("x-forwarded-for") if self.trusted_proxies else []
         peer = scope["client"][0] if scope.get("client") else None
         return RequestContext(
-            request_id=proposed if is_fit else secrets.token_hex(12),
+            request_id=proposed if is_fit else new_request_id(),
             client_ip=client_address(peer, ",".join(forwarded) or None, self.trusted_proxies),
             user_agent=masked(headers.get("user-agent", ""))[:_USER_AGENT_LENGTH] or None,
         )

@@ -143,7 +143,7 @@ class Settings(
         (), description="JSON list of origins whose pages may call"
     )
     trusted_proxies: Annotated[Networks, NoDecode] = Field(
-        (), description="JSON list of addresses or CIDR blocks whose X-Forwarded-For counts"
+        (), description="JSON list of addresses or CIDR blocks whose X-Forwarded-For and traceparent count"
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="JSON list of Host names that are answered"

@@ -1,5 +1,6 @@
 """What is known of the request under way, for logs and audit events, wherever in the code they are written."""
 
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,6 +40,10 @@ _NO_REQUEST = RequestContext()
 _current: ContextVar[RequestContext] = ContextVar("request_context", default=_NO_REQUEST)
 
 set_context = _current.set
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(12)
 
 
 def current_context() -> RequestContext:

@@ -34,6 +34,7 @@ REJECTED_CREDENTIALS: Final = Counter(
     "octopus_rejected_credentials", "Credentials that were not good, by code of the error.", "kind"
 )
 RATE_LIMITED: Final = Counter("octopus_rate_limited_requests", "Requests that met the end of a rate limit.", "limit")
+CUT: Final = Counter("octopus_connections_cut", "Connections that were refused or given up, by reason.", "reason")
 JOB_SECONDS: Final = Histogram(
     "octopus_job_duration_seconds", "Runs of jobs, by how they went.", "task", "outcome", bounds=_SLOW
 )
@@ -60,7 +61,7 @@ POOL_AWAITED: Final = Level("octopus_database_connections_awaited", "Commands th
 OPEN_CIRCUITS: Final = Level("octopus_assistant_circuits_open", "Workers that spare the assistant, as it failed.")
 
 METERS: Final = (
-    *(REQUESTS, REQUEST_SECONDS, COMMAND_SECONDS, COMMAND_ERRORS, REJECTED_CREDENTIALS, RATE_LIMITED),
+    *(REQUESTS, REQUEST_SECONDS, COMMAND_SECONDS, COMMAND_ERRORS, REJECTED_CREDENTIALS, RATE_LIMITED, CUT),
     *(JOB_SECONDS, UPLOAD_BYTES, SCANS, REPLIES, FIRST_WORD_SECONDS, REPLY_SECONDS),
     *(IN_FLIGHT, EVENT_STREAMS, PASSWORD_HASHES, FILE_WORK, KEY_USAGE, REFUSALS, BACKGROUND),
     *(POOL_IN_USE, POOL_IDLE, POOL_AWAITED, OPEN_CIRCUITS),

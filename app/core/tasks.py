@@ -15,6 +15,12 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def end_if_cancelled() -> None:
+    """The driver swallows a cancellation, or makes it an error of its own, at some moments. The task remembers it."""
+    if is_cancelled():
+        raise asyncio.CancelledError
+
+
 async def try_to_the_last(work: Callable[[], Awaitable[bool]]) -> bool:
     """Try until it says that it went well. False when that was not before the process must end."""
     with suppress(TimeoutError):

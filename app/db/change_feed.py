@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 
 from app.core import live_cache
 from app.core.logging_config import get_logger
-from app.core.tasks import is_cancelled
+from app.core.tasks import end_if_cancelled
 from app.db.mongo import get_database
 
 _PIPELINE: Final[list[dict[str, Any]]] = [
@@ -65,9 +65,3 @@ async def _follow(tried: asyncio.Event) -> None:
             answer = await database.command(
                 {"getMore": cursor["id"], "collection": collection, "maxTimeMS": WORD_EVERY_MS}, session=session
             )
-
-
-def end_if_cancelled() -> None:
-    """The driver swallows a cancellation, or makes it an error of its own, at some moments. The task remembers it."""
-    if is_cancelled():
-        raise asyncio.CancelledError

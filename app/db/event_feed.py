@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from pymongo.errors import OperationFailure, PyMongoError
 
 from app.core.logging_config import get_logger
+from app.core.tasks import end_if_cancelled
 from app.db import change_feed
 from app.db.mongo import NAIVE_UTC, Raw, get_database
 
@@ -52,7 +53,7 @@ async def inserts(opened: asyncio.Event) -> AsyncGenerator[list[Inserted], None]
             _log.warning("event_feed_interrupted", error=type(error).__name__, code=code)
             if code in _LOST:
                 raise FeedLostError from error
-        change_feed.end_if_cancelled()
+        end_if_cancelled()
         await asyncio.sleep(_RETRY_SECONDS)
 
 
@@ -68,7 +69,7 @@ async def _batches(token: Any) -> AsyncGenerator[tuple[list[Inserted], Any], Non
             while True:
                 cursor = answer["cursor"]
                 yield _batch(cursor), cursor["postBatchResumeToken"]
-                change_feed.end_if_cancelled()
+                end_if_cancelled()
                 if not cursor["id"]:
                     raise FeedLostError  # the database itself was dropped
                 command = {"getMore": cursor["id"], "collection": cursor["ns"].partition(".")[2]}

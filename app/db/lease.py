@@ -13,9 +13,9 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.core.logging_config import get_logger
+from app.core.meanwhile import prolong_until_lost
 
 LEASE: Final = timedelta(seconds=30)
-_PROLONGATIONS: Final = 5
 _UNTIL: Final = {"$add": ["$$NOW", int(LEASE.total_seconds() * 1000)]}
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -33,7 +33,7 @@ class Lease:
     def __init__(self, database: AsyncDatabase[dict[str, Any]], fact: str) -> None:
         self._collection = database["installation"]
         self._fact, self._holder = fact, ObjectId()
-        self._ends_at = 0.0
+        self._asked_at = 0.0
         self._is_lost = False
 
     async def take(self) -> bool:
@@ -41,14 +41,13 @@ class Lease:
         is_free = {"$lt": [{"$ifNull": ["$until", _LONG_AGO]}, "$$NOW"]}
         wanted = {"holder": self._holder, "until": _UNTIL}
         taken = {name: {"$cond": [is_free, value, f"${name}"]} for name, value in wanted.items()}
-        asked_at = time.monotonic()
+        self._asked_at = time.monotonic()
         try:
             document: Any = await self._collection.find_one_and_update(
                 {"_id": self._fact}, [{"$set": taken}], upsert=True, return_document=ReturnDocument.AFTER
             )
         except DuplicateKeyError:  # both have found none
             return False
-        self._ends_at = asked_at + LEASE.total_seconds()
         return bool(document["holder"] == self._holder)
 
     async def run(self, work: Coroutine[Any, Any, R]) -> R:
@@ -72,23 +71,14 @@ class Lease:
             raise LeaseLostError
 
     async def _keep(self, work: "asyncio.Task[Any]") -> None:
-        """Prolong it; end the work when that was not possible in time.
-
-        It is reckoned from before it was asked for: the answer may have been long on its way.
-        """
-        while (left := self._ends_at - time.monotonic()) > 0:
-            await asyncio.sleep(min(LEASE.total_seconds() / _PROLONGATIONS, left))
-            asked_at = time.monotonic()
-            try:
-                result = await self._collection.update_one(self._held(), [{"$set": {"until": _UNTIL}}])
-            except PyMongoError:  # perhaps not for long
-                continue
-            if result.matched_count == 0:
-                break
-            self._ends_at = asked_at + LEASE.total_seconds()
+        """Prolong it; end the work when that was not possible in time."""
+        await prolong_until_lost(self._prolong, seconds=LEASE.total_seconds(), asked_at=self._asked_at)
         _log.warning("lease_lost", of=self._fact)
         self._is_lost = True
         work.cancel()
+
+    async def _prolong(self) -> bool:
+        return (await self._collection.update_one(self._held(), [{"$set": {"until": _UNTIL}}])).matched_count == 1
 
     def _held(self) -> dict[str, Any]:
         return {"_id": self._fact, "holder": self._holder}

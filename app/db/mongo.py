@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -43,7 +44,7 @@ _CLIENT_OPTIONS: Final[Mapping[str, Any]] = {
 }
 _DURABLE: Final = WriteConcern("majority", j=True)
 _TRANSACTION_SECONDS: Final = 3.0
-_RELEASE_ATTEMPTS: Final = 60
+_RELEASE_SECONDS: Final = 60.0  # by then the server has ended it itself
 _RELEASE_EVERY_SECONDS: Final = 0.5
 _FIRST_BACKOFF_SECONDS: Final = 0.005
 _LONGEST_BACKOFF_SECONDS: Final = 0.5
@@ -72,8 +73,8 @@ async def connected(
     its schema can't be used.
     """
     global _database, _retries  # noqa: PLW0603 - Beanie binds documents to one database a process
-    options = {**_CLIENT_OPTIONS, "event_listeners": [*_CLIENT_OPTIONS.get("event_listeners", ()), *listeners]}
-    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, appname=shown_name(SERVICE, database_of(url)), **options)
+    name = shown_name(SERVICE, database_of(url))
+    client: AsyncMongoClient[Raw] = AsyncMongoClient(url, appname=name, event_listeners=[*listeners], **_CLIENT_OPTIONS)
     try:
         _retries = asyncio.Lock()
         # Not even a write concern that the URL asks for: the driver sends it inside of transactions too when the
@@ -263,7 +264,8 @@ async def _release(session_id: Mapping[str, Any]) -> None:
 
     Otherwise a server that was only slow to answer keeps what it has written locked for a minute.
     """
-    for _ in range(_RELEASE_ATTEMPTS):
+    give_up_at = time.monotonic() + _RELEASE_SECONDS
+    while time.monotonic() < give_up_at:
         try:
             await get_database().client.admin.command({"killSessions": [{"id": session_id["id"]}]})
         except ConnectionFailure:

@@ -9,8 +9,8 @@ from bson import ObjectId
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.core.scopes import Scope
+from app.core.tasks import end_if_cancelled
 from app.crud import crud_conversation
-from app.db.change_feed import end_if_cancelled
 from app.services import auth_service
 from app.services.event_subscription import Subscription
 

@@ -7,6 +7,7 @@ believe to be the only one, one commits; and whether a process that died had com
 import asyncio
 import hashlib
 import hmac
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -28,7 +29,6 @@ MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 _KEPT: Final = timedelta(hours=24)
 _HOLD: Final = timedelta(seconds=60)
 _PROLONGED_IN_TIME: Final = 3  # times in each hold, so that one that fails is none too many
-_END_ATTEMPTS: Final = 60
 _END_EVERY_SECONDS: Final = 0.5
 _PURPOSE: Final = "idempotent request"
 _LOST: Final = "This request was carried out, but its answer was lost. Look for what it has made."
@@ -136,7 +136,8 @@ async def end_at_last(attempt: Attempt, answer: Answer | None) -> None:
 
     For as long as a repetition would otherwise have to wait for the hold.
     """
-    for _ in range(_END_ATTEMPTS):
+    give_up_at = time.monotonic() + _HOLD.total_seconds()
+    while time.monotonic() < give_up_at:
         try:
             await (release(attempt) if answer is None else finish(attempt, answer))
         except Exception:  # noqa: BLE001 - the database is away

@@ -19,6 +19,7 @@ from apscheduler.triggers.base import BaseTrigger
 
 from app.core.exceptions import AppError
 from app.core.logging_config import get_logger
+from app.core.meanwhile import prolong_until_lost
 from app.core.metrics import JOB_SECONDS
 from app.core.principal import Principal
 from app.core.tasks import is_cancelled
@@ -31,7 +32,6 @@ from app.services import audit_service
 # Whoever dies is followed by another after the lease and one look: within 30 s.
 LEASE: Final = timedelta(seconds=20)
 LOOK_EVERY: Final = timedelta(seconds=5)
-_PROLONGATIONS: Final = 4  # tries to prolong a lease before it runs out
 
 _log = get_logger(__name__)
 
@@ -164,21 +164,9 @@ async def _outcome_of(kind: JobType, holder: str, asked_at: float) -> tuple[JobO
 
 
 async def _keep_lease(name: str, holder: str, asked_at: float, work: "asyncio.Task[Any]") -> None:
-    """Prolong the lease while the work goes on; end the work when the lease is lost: somebody else is at it then.
-
-    A lease begins when it was asked for, as far as the holder goes: the database may have given it at once, and the
-    answer may have been long on its way.
-    """
-    ends_at = asked_at + LEASE.total_seconds()
-    while (left := ends_at - time.monotonic()) > 0:
-        await asyncio.sleep(min(LEASE.total_seconds() / _PROLONGATIONS, left))
-        asked_at = time.monotonic()
-        try:
-            if not await crud_job.prolong(name, holder, LEASE):
-                break
-            ends_at = asked_at + LEASE.total_seconds()
-        except Exception:  # noqa: BLE001, S112 - the database is away: perhaps not for long
-            continue
+    """Prolong the lease while the work goes on; end the work when the lease is lost: somebody else is at it then."""
+    prolong = partial(crud_job.prolong, name, holder, LEASE)
+    await prolong_until_lost(prolong, seconds=LEASE.total_seconds(), asked_at=asked_at)
     _log.warning("job_lease_lost", job=name)
     work.cancel()
 

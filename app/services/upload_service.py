@@ -6,8 +6,7 @@ transaction of its own, here or, when this process dies, by `upload_removal_serv
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from contextvars import Context
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -29,6 +28,7 @@ from app.core.file_name import clean_name
 from app.core.file_signature import OCTETS
 from app.core.file_type import FileProbe, FileType
 from app.core.logging_config import get_logger
+from app.core.meanwhile import meanwhile
 from app.core.metrics import UPLOAD_BYTES
 from app.core.principal import Principal
 from app.core.stored_object import Stored, key_of, new_stem
@@ -75,7 +75,7 @@ async def receive(incoming: Incoming, *, by: Principal) -> Upload:
     intake = _Intake(incoming, by=by)
     await intake.begin()
     try:
-        async with _prolonged(intake.upload.id), aclosing(intake.chunks()) as chunks:
+        async with meanwhile(intake.stay, every_seconds=_PROLONGED_EVERY_SECONDS), aclosing(intake.chunks()) as chunks:
             stored = await get_storage().write(key_of(intake.upload.stem), chunks)
             return await intake.accept(stored)
     except asyncio.CancelledError:
@@ -127,6 +127,10 @@ class _Intake:
             await require_conversation(self._incoming.said(), by=self._by)  # what came behind the file, too
             self._type = self._probe.finish()
             await self._hear(scan)
+
+    async def stay(self) -> None:
+        """Keep the upload from being given up meanwhile, however slowly its bytes come and its verdict."""
+        await crud_upload.prolong(self.upload.id, due_at=_due_at())
 
     async def accept(self, stored: Stored) -> Upload:
         assert self._type is not None  # noqa: S101 - nothing is stored before it is known
@@ -220,25 +224,6 @@ async def _give_up(upload: Upload, reason: str | None, *, by: Principal) -> None
         await upload_removal_service.give_up(upload.id, upload.stem, reason=reason, by=by)
     except Exception as error:  # noqa: BLE001 - the database is away: the job does it
         _log.warning("upload_not_given_up", upload_id=str(upload.id), error=type(error).__name__)
-
-
-@asynccontextmanager
-async def _prolonged(upload_id: ObjectId) -> AsyncIterator[None]:
-    """Keep the upload from being given up meanwhile, however slowly its bytes come and its verdict."""
-    keeper = asyncio.get_running_loop().create_task(_prolong(upload_id), context=Context())
-    try:
-        yield
-    finally:
-        keeper.cancel()
-
-
-async def _prolong(upload_id: ObjectId) -> None:
-    while True:
-        await asyncio.sleep(_PROLONGED_EVERY_SECONDS)
-        try:
-            await crud_upload.prolong(upload_id, due_at=_due_at())
-        except Exception as error:  # noqa: BLE001 - the database is away: perhaps not for long
-            _log.warning("upload_not_prolonged", upload_id=str(upload_id), error=type(error).__name__)
 
 
 def _due_at() -> datetime:

@@ -18,6 +18,7 @@ param subjectPrefix string
 param operatorId string
 
 @description('The image that runs. The first delivery replaces the page that is there by default; see docs/deployment.md before deploying this again.')
+@minLength(1)
 param image string = 'mcr.microsoft.com/appsvc/staticsite:latest'
 
 @description('Size of the plan. Deployment slots need at least S1 or P0v3.')
@@ -41,6 +42,11 @@ param publicUrl string = ''
 
 @description('Sender of mails; the mail server must let it send as this address.')
 param mailFrom string
+
+@description('For how many days a deleted file can be got back, at the least, and the files of all as they were. More than archives of the database are kept.')
+@minValue(2)
+@maxValue(365)
+param keepDeletedDays int = 14
 
 @description('Who is told of alerts; nobody, when empty.')
 param alertEmail string = ''
@@ -85,6 +91,7 @@ module storage 'modules/storage.bicep' = {
     location: location
     name: '${prefix}${suffix}'
     writerId: identities.outputs.appPrincipalId
+    keepDeletedDays: keepDeletedDays
   }
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 from httpx import AsyncClient, Response
+from pymongo.errors import ServerSelectionTimeoutError
 
 from app.core import background
 from app.core.clock import utc_now
@@ -17,7 +18,8 @@ from app.models.idempotency_record import IdempotencyRecord
 from app.models.item import Item
 from app.models.message import Message
 from app.models.user import User
-from app.services import item_service
+from app.services import idempotency_service, item_service
+from app.services.idempotency_service import Attempt
 from tests.commands import Commands
 from tests.conftest import Serve, no_event_can_be_written
 from tests.factories import SignedInUser, make_api_key, make_conversation, make_signed_in
@@ -410,6 +412,24 @@ class TestHolder:
         await asyncio.sleep(0)
 
         assert "hold_idempotency_key" not in {task.get_name() for task in asyncio.all_tasks()}
+
+    async def test_is_let_go_by_the_background_for_no_longer_than_it_holds(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tries = []
+
+        async def fail(*_: object) -> None:
+            tries.append(1)
+            await asyncio.sleep(0.1)  # as the driver looks for a server
+            raise ServerSelectionTimeoutError
+
+        monkeypatch.setattr(crud_idempotency, "release", fail)
+        monkeypatch.setattr(idempotency_service, "_HOLD", timedelta(seconds=0.2))
+        monkeypatch.setattr(idempotency_service, "_END_EVERY_SECONDS", 0.01)
+
+        await asyncio.wait_for(idempotency_service.end_at_last(Attempt(b"key", ObjectId()), None), 5)
+
+        assert len(tries) > 1
 
     async def test_that_died_is_succeeded_under_the_next_secret(self, serve: Serve) -> None:
         async with serve() as client:

@@ -93,7 +93,8 @@ class TestTraces:
         log = io.StringIO()
         async with open_assistant() as assistant:
             with redirect_stderr(log):
-                async with serve(**assistant.settings, otel_exporter_otlp_endpoint=collector.url) as client:
+                traced = {"otel_exporter_otlp_endpoint": collector.url, "trusted_proxies": ["127.0.0.1"]}
+                async with serve(**assistant.settings, **traced) as client:
                     path = await self.prepared()
                     reply = await client.post(f"{path[0]}/reply", headers=headers | path[1])
             assert reply.status_code == 200
@@ -133,6 +134,19 @@ class TestTraces:
         lines = [json.loads(line) for line in log.getvalue().splitlines()]
         [line] = [line for line in lines if line["message"] == "request"]
         assert (line["trace.id"], line["span.id"]) == (TRACE, request.span_id.hex())
+
+    @pytest.mark.parametrize("trusted", [[], ["192.0.2.0/24"]])
+    async def test_begin_anew_where_the_sender_is_nobody_to_believe(
+        self, serve: Serve, collector: Collector, trusted: list[str]
+    ) -> None:
+        named = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=s3cret"}
+        async with serve(otel_exporter_otlp_endpoint=collector.url, trusted_proxies=trusted) as client:
+            assert (await client.get("/health/live", headers=named)).status_code == 200
+
+        [request] = [span for span in collector.spans() if span.kind == Span.SPAN_KIND_SERVER]
+        assert request.name == "GET /health/live"
+        assert (request.parent_span_id, request.trace_state) == (b"", "")
+        assert request.trace_id.hex() != TRACE
 
     async def prepared(self) -> tuple[str, dict[str, str]]:
         ada = await make_signed_in()

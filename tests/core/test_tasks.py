@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from app.core import tasks
-from app.core.tasks import is_cancelled, try_to_the_last
+from app.core.tasks import end_if_cancelled, is_cancelled, try_to_the_last
 
 
 class TestIsCancelled:
@@ -25,6 +25,26 @@ class TestIsCancelled:
         task.cancel()
 
         assert await task == (False, True)
+
+
+class TestEndIfCancelled:
+    async def test_ends_what_has_swallowed_its_cancellation(self) -> None:
+        begun = asyncio.Event()
+
+        async def swallow() -> None:
+            end_if_cancelled()
+            begun.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            end_if_cancelled()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(swallow())
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait_for(asyncio.wait([task]), 5)
+
+        assert task.cancelled()
 
 
 class TestTryToTheLast:

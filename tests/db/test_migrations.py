@@ -315,7 +315,7 @@ class TestLease:
     async def test_ends_the_work_of_who_has_lost_it(
         self, url: str, database: Database[Raw], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.db.lease._PROLONGATIONS", 3000)
+        monkeypatch.setattr("app.core.meanwhile._PROLONGATIONS", 3000)
         async with AsyncMongoClient[Raw](url) as client:
             lost, other = (Lease(client.get_default_database(), "tea") for _ in range(2))
             assert await lost.take()

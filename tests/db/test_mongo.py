@@ -7,7 +7,7 @@ import pymongo
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import ConnectionFailure, DuplicateKeyError
 
 from app.core import background
 from app.core.exceptions import DatabaseUnavailableError
@@ -154,6 +154,21 @@ class TestTransactional:
         jars = mongodb[get_database().name].get_collection("jars")
         with pymongo.timeout(2):
             jars.insert_one({"_id": "salt", "spoons": 5})
+
+    async def test_tries_to_give_up_for_a_bounded_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tries = []
+
+        def fail() -> None:
+            tries.append(1)
+            raise ConnectionFailure
+
+        monkeypatch.setattr(mongo, "get_database", fail)
+        monkeypatch.setattr(mongo, "_RELEASE_SECONDS", 0.2)
+        monkeypatch.setattr(mongo, "_RELEASE_EVERY_SECONDS", 0.01)
+
+        await asyncio.wait_for(mongo._release({"id": b"tea"}), 5)
+
+        assert len(tries) > 1
 
     async def test_lends_nobody_the_session_that_it_has_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mongo, "_TRANSACTION_SECONDS", 0.1)

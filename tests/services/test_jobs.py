@@ -242,6 +242,19 @@ class TestLease:
 
         assert (work.was_cut_off or work.runs == 0, asked) == (True, [])
 
+    async def test_ends_in_time_also_when_nothing_answers(self, work: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def hang(*_: object) -> bool:
+            await asyncio.Event().wait()
+            return True
+
+        monkeypatch.setattr(job_service, "LEASE", timedelta(seconds=0.4))
+        monkeypatch.setattr(crud_job, "prolong", hang)
+        await job_service.request("tidy")
+
+        await asyncio.wait_for(run_job(kind_of(work), "here"), 5)
+
+        assert work.was_cut_off
+
     async def test_that_ran_out_is_free(self, work: Counted) -> None:
         await job_service.request("tidy")
         assert await crud_job.claim("tidy", "dead", timedelta(milliseconds=1)) is not None

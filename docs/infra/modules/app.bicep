@@ -82,6 +82,26 @@ var properties = {
   }
 }
 
+var told = {
+  workspaceId: workspaceId
+  logs: [
+    {
+      category: 'AppServiceConsoleLogs'
+      enabled: true
+    }
+    {
+      category: 'AppServicePlatformLogs'
+      enabled: true
+    }
+  ]
+  metrics: [
+    {
+      category: 'AllMetrics'
+      enabled: true
+    }
+  ]
+}
+
 resource plan 'Microsoft.Web/serverfarms@2024-11-01' = {
   name: name
   location: location
@@ -143,28 +163,16 @@ resource mayDeploy 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-resource diagnostics 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+resource siteDiagnostics 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
   name: 'logs'
   scope: site
-  properties: {
-    workspaceId: workspaceId
-    logs: [
-      {
-        category: 'AppServiceConsoleLogs'
-        enabled: true
-      }
-      {
-        category: 'AppServicePlatformLogs'
-        enabled: true
-      }
-    ]
-    metrics: [
-      {
-        category: 'AllMetrics'
-        enabled: true
-      }
-    ]
-  }
+  properties: told
+}
+
+resource stagingDiagnostics 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = {
+  name: 'logs'
+  scope: staging
+  properties: told
 }
 
 output name string = site.name

@@ -2,6 +2,7 @@
 param location string
 param name string
 param writerId string
+param keepDeletedDays int
 
 var blobDataContributor = subscriptionResourceId(
   'Microsoft.Authorization/roleDefinitions',
@@ -29,13 +30,21 @@ resource blobs 'Microsoft.Storage/storageAccounts/blobServices@2023-05-01' = {
   name: 'default'
   properties: {
     isVersioningEnabled: true
+    changeFeed: {
+      enabled: true
+    }
     deleteRetentionPolicy: {
       enabled: true
-      days: 14
+      days: keepDeletedDays
     }
     containerDeleteRetentionPolicy: {
       enabled: true
-      days: 14
+      days: keepDeletedDays
+    }
+    // It must be less than what is kept.
+    restorePolicy: {
+      enabled: true
+      days: keepDeletedDays - 1
     }
   }
 }
@@ -48,7 +57,8 @@ resource uploads 'Microsoft.Storage/storageAccounts/blobServices/containers@2023
   }
 }
 
-// What was purged may be restored for so long, and is gone then.
+// What is deleted stays as a version until this takes it away, which is once more a deletion: it is gone for good after
+// that many days again.
 resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05-01' = {
   parent: account
   name: 'default'
@@ -65,7 +75,7 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2023-05
             actions: {
               version: {
                 delete: {
-                  daysAfterCreationGreaterThan: 14
+                  daysAfterCreationGreaterThan: keepDeletedDays
                 }
               }
             }
