@@ -68,14 +68,14 @@ class Watch:
 
 async def _check(suspects: set[Subscription]) -> None:
     """A credential is looked up once, however many streams it has."""
-    renewed: dict[tuple[str, str | None], Principal | None] = {}
+    renewed: dict[tuple[ObjectId | None, str | None], Principal | None] = {}
     for subscription in suspects:
         by, ip = subscription.by, subscription.ip
         if subscription.is_over:
             continue
-        if (by.rate_key, ip) not in renewed:
-            renewed[by.rate_key, ip] = await auth_service.renewed(by, ip=ip)
-        present = renewed[by.rate_key, ip]
+        if (by.credential_id, ip) not in renewed:
+            renewed[by.credential_id, ip] = await auth_service.renewed(by, ip=ip)
+        present = renewed[by.credential_id, ip]
         if present is None or not await _may_read(subscription, present):
             subscription.end()
         subscription.checked_at = time.monotonic()

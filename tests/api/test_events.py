@@ -543,6 +543,20 @@ class TestEnd:
             await say(client, tea, other)
             assert len(await other_stream.take(2)) == 2
 
+    async def test_comes_with_a_new_password_only_for_the_sessions_that_it_ends(self, serve: Serve) -> None:
+        async with serve(auth_cache_seconds=0) as client:  # so that both are looked at together, and only once
+            ada = await make_signed_in()
+            other = await sign_in(ada)
+            tea = await make_conversation(ada)
+            async with opened(client, tea.id, other.headers) as ended, opened(client, tea.id, ada.headers) as kept:
+                body = {"current_password": ada.password, "password": "parsnip-Lantern-42-orbit"}
+                changed = await client.post("/api/v1/auth/password/change", headers=ada.headers, json=body)
+                assert changed.status_code == 204, changed.text
+
+                assert [event.type for event in await ended.rest()] == ["ready"]
+                await say(client, tea, ada)
+                assert ids(await kept.take(2)) == ["1-0", "2-1"]
+
     async def test_comes_with_the_account_that_is_deactivated(self, client: AsyncClient) -> None:
         ada, admin = await make_signed_in(), await make_signed_in(role=Role.ADMIN)
         key = await make_api_key("conversations:read", owner=ada)
