@@ -68,16 +68,19 @@ class Watch:
 
 async def _check(suspects: set[Subscription]) -> None:
     """A credential is looked up once, however many streams it has."""
-    renewed: dict[tuple[ObjectId | None, str | None], Principal | None] = {}
+    renewed: dict[tuple[object, ...], Principal | None] = {}
     for subscription in suspects:
         by, ip = subscription.by, subscription.ip
         if subscription.is_over:
             continue
-        if (by.credential_id, ip) not in renewed:
-            renewed[by.credential_id, ip] = await auth_service.renewed(by, ip=ip)
-        present = renewed[by.credential_id, ip]
+        credential = (by.credential_id, by.token_expires_at, ip)
+        if credential not in renewed:
+            renewed[credential] = await auth_service.renewed(by, ip=ip)
+        present = renewed[credential]
         if present is None or not await _may_read(subscription, present):
             subscription.end()
+        else:
+            subscription.by = present
         subscription.checked_at = time.monotonic()
 
 

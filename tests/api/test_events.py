@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -22,7 +23,15 @@ from app.models.conversation import Conversation
 from app.models.conversation_event import ConversationEvent
 from app.models.enums import ConversationEventType
 from app.models.message import Message
-from app.services import auth_service, event_frames, event_hub, event_service, event_subscription, purge_service
+from app.services import (
+    auth_service,
+    event_frames,
+    event_hub,
+    event_service,
+    event_subscription,
+    key_expiry_service,
+    purge_service,
+)
 from app.services.event_hub import get_hub
 from app.services.event_subscription import Subscription
 from tests.commands import Commands
@@ -619,6 +628,38 @@ class TestEnd:
             assert [event.type for event in await stream.rest()] == ["ready"]
 
         assert (await client.get(f"{BASE}/{tea.id}", headers=ada.headers)).status_code == 200
+
+    async def test_comes_with_that_of_a_key_that_was_to_live_longer(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            key_expiry_service, "_deactivate_some", AsyncMock(return_value=0)
+        )  # nobody waits for the job
+        ada, service = await make_signed_in(), await make_api_key("admin")
+        key = await make_api_key("conversations:read")
+        tea = await make_conversation(ada)
+        async with opened(client, tea.id, key.headers) as stream:
+            path = f"/api/v1/api-keys/{key.document.id}/rotate"
+            rotated = await client.post(path, headers=service.headers, json={"grace_seconds": 2})
+            assert rotated.status_code == 200, rotated.text
+            await say(client, tea, ada)
+
+            assert [event.type for event in await stream.rest()] == ["ready", "message.created"]
+
+    async def test_comes_for_each_token_of_a_session_with_its_own(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        principal = Principal.of_user(ada.id, name=None, role=Role.USER, session_id=ada.session.id)
+        brief, _ = new_access_token(principal, session_ends_at=utc_now() + timedelta(seconds=2))
+        async with (
+            opened(client, tea.id, ada.headers) as lasting,
+            opened(client, tea.id, {"Authorization": f"Bearer {brief}"}) as ending,
+        ):
+            get_hub()._watch.suspect(ada.id)  # so that both are looked at together
+
+            assert [event.type for event in await ending.rest()] == ["ready"]
+            await say(client, tea, ada)
+            assert ids(await lasting.take(2)) == ["1-0", "2-1"]
 
     @pytest.mark.usefixtures("quick")
     async def test_comes_with_that_of_the_session_without_a_cache(self, serve: Serve) -> None:
