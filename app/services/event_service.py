@@ -78,6 +78,8 @@ async def frames(following: Following) -> AsyncIterator[bytes]:
         async for frame, reached in _missed(following, place, until):
             yield frame
             place = reached
+        if subscription.is_over:  # perhaps before it knew all: others must not go on from there
+            return
         place = Place(place.seq, until)
         until = hub.listen(subscription, place)
     while events := await subscription.take():

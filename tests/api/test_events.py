@@ -706,6 +706,36 @@ class TestFailure:
         async with opened(client, tea.id, ada.headers, last_event_id="1-0") as stream:
             assert ids(await stream.rest()) == ["1-0"]
 
+    async def test_to_read_what_was_missed_is_that_of_one_client_alone(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        await say(client, tea, ada)
+        page, is_asked_twice, may_go_on = crud_event_log.page, asyncio.Event(), asyncio.Event()
+        reads = iter([0, 1])
+
+        async def first_fails(*args: Any, **kwargs: Any) -> Any:
+            if next(reads) == 0:
+                await is_asked_twice.wait()
+                raise ConnectionFailure
+            is_asked_twice.set()
+            await may_go_on.wait()
+            return await page(*args, **kwargs)
+
+        monkeypatch.setattr(crud_event_log, "page", first_fails)
+        async with (
+            opened(client, tea.id, ada.headers, last_event_id="1-0") as broken,
+            opened(client, tea.id, ada.headers, last_event_id="1-0") as stream,
+        ):
+            assert ids(await broken.rest()) == ["1-0"]
+            may_go_on.set()
+            told = await stream.take(2)
+            await happen(tea, Kind.CONVERSATION_UPDATED)
+            told += await stream.take(1)
+
+        assert ids(told) == ["1-0", "2-1", "3-1"]
+
     @staticmethod
     async def _fail(*_: Any, **__: Any) -> Any:
         raise ConnectionFailure
