@@ -9,8 +9,8 @@ from bson import ObjectId
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.core.scopes import Scope
+from app.core.tasks import is_cancelled
 from app.crud import crud_conversation
-from app.db.change_feed import end_if_cancelled
 from app.services import auth_service
 from app.services.event_subscription import Subscription
 
@@ -28,8 +28,10 @@ class Watch:
         self._has_suspects = asyncio.Event()
 
     def add(self, subscription: Subscription) -> None:
+        """Look at it once more: what has changed since it was let in was told before anybody watched for it."""
         for tag in _tags(subscription):
             self._of_tag.setdefault(tag, set()).add(subscription)
+        self.suspect_one(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         self._suspects.discard(subscription)
@@ -52,7 +54,7 @@ class Watch:
 
     async def check_forever(self) -> None:
         """End whoever may read no more."""
-        while True:
+        while not is_cancelled():
             await self._has_suspects.wait()
             self._has_suspects.clear()
             suspects, self._suspects = self._suspects, set()
@@ -62,8 +64,8 @@ class Watch:
                 _log.warning("event_streams_not_checked", streams=len(suspects), exc_info=error)
                 self._suspects |= {each for each in suspects if not each.is_over}
                 self._has_suspects.set()
-                end_if_cancelled()
-                await asyncio.sleep(_RETRY_SECONDS)
+                if not is_cancelled():
+                    await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _check(suspects: set[Subscription]) -> None:

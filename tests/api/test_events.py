@@ -32,7 +32,7 @@ from app.services import (
     key_expiry_service,
     purge_service,
 )
-from app.services.event_hub import get_hub
+from app.services.event_hub import EventHub, get_hub
 from app.services.event_subscription import Subscription
 from tests.commands import Commands
 from tests.conftest import Serve
@@ -200,12 +200,13 @@ class TestStream:
 
         assert (hub._channels, hub._of_holder, hub._watch._of_tag) == ({}, {}, {})
 
+    @pytest.mark.parametrize("is_error", [True, False])
     async def test_ends_with_the_application_whatever_the_driver_makes_of_that(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, *, is_error: bool
     ) -> None:
         is_asked, has_swallowed = asyncio.Event(), asyncio.Event()
 
-        async def renewed(*_: Any, **__: Any) -> None:
+        async def renewed(by: Principal, **_: Any) -> Principal:
             is_asked.set()
             try:
                 await asyncio.Event().wait()
@@ -213,14 +214,15 @@ class TestStream:
                 if has_swallowed.is_set():
                     raise
                 has_swallowed.set()
-                raise ConnectionFailure("operation cancelled") from error
+                if is_error:
+                    raise ConnectionFailure("operation cancelled") from error
+            return by
 
         async with AsyncExitStack() as stack, serve() as client:
             ada = await make_signed_in()
             tea = await make_conversation(ada)
             monkeypatch.setattr(auth_service, "renewed", renewed)
             stream = await stack.enter_async_context(opened(client, tea.id, ada.headers))
-            get_hub()._watch.suspect(ada.id)
             await is_asked.wait()
             checker = next(task for task in asyncio.all_tasks() if task.get_name() == "event_guard")
             checker.cancel()
@@ -551,6 +553,22 @@ class TestEnd:
             assert [event.type for event in await ended.rest()] == ["ready"]
             await say(client, tea, other)
             assert len(await other_stream.take(2)) == 2
+
+    async def test_comes_with_that_of_the_session_between_the_look_at_it_and_the_beginning(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with serve(auth_cache_seconds=0) as client:  # so that nothing tells of it later
+            ada = await make_signed_in()
+            tea = await make_conversation(ada)
+            join = EventHub.join
+
+            async def join_late(hub: EventHub, subscription: Subscription) -> None:
+                assert (await client.post("/api/v1/auth/logout", headers=ada.headers)).status_code == 204
+                await join(hub, subscription)
+
+            monkeypatch.setattr(EventHub, "join", join_late)
+            async with opened(client, tea.id, ada.headers) as stream:
+                assert [event.type for event in await stream.rest()] == ["ready"]
 
     async def test_comes_with_a_new_password_only_for_the_sessions_that_it_ends(self, serve: Serve) -> None:
         async with serve(auth_cache_seconds=0) as client:  # so that both are looked at together, and only once
