@@ -796,6 +796,7 @@ class TestLimit:
             assert first.status == 200
 
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["retry-after"]) > 0
 
 
 class TestSlowClient:
