@@ -24,7 +24,7 @@ from app.models.credit_hold import CreditHold
 from app.models.message import Message
 from app.models.usage_counter import UsageCounter
 from app.models.user import User
-from app.services import assistant_provider, credit_service
+from app.services import assistant_provider, credit_service, message_service
 from tests.assistant_server import Assistant, Exchange, Says, answers, open_assistant, says
 from tests.conftest import Serve
 from tests.factories import (
@@ -192,6 +192,19 @@ class TestReply:
         assert stored is not None
         assert (stored.last_seq, stored.message_count) == (2, 2)
         assert stored.version == chat.conversation.version + 1
+
+    async def test_is_stored_in_its_turn(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With what is posted and changed in the conversation at the same time it would be run again and again."""
+        chat, storing = await make_chat(), SlowStoring(monkeypatch)
+        asked = asyncio.create_task(client.post(chat.path, headers=chat.ada.headers))
+        await storing.has_begun.wait()
+
+        turn = message_service.turns_in_conversations._locks.get(chat.conversation.id)
+        has_turn = turn is not None and turn.locked()
+        storing.let_go.set()
+
+        assert (await asked).status_code == 200
+        assert has_turn
 
     async def test_comes_word_by_word(self, serve_live: Live, assistant: Assistant) -> None:
         behaviour = Says("First", " second")
