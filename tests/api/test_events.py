@@ -700,6 +700,33 @@ class TestEnd:
                 assert [event.type for event in await stream.rest()] == ["ready"]
 
 
+class TestGuard:
+    @pytest.mark.usefixtures("client")
+    async def test_looks_at_a_few_streams_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        people = [Principal.of_user(ObjectId(), name=None, role=Role.USER, session_id=ObjectId()) for _ in range(20)]
+        streams = [Subscription(ObjectId(), by=by, ip=None) for by in people]
+        under_way, counts, are_eight = 0, [], asyncio.Event()
+
+        async def renewed(*_: Any, **__: Any) -> None:
+            nonlocal under_way
+            under_way += 1
+            counts.append(under_way)
+            if under_way == 8:
+                are_eight.set()
+            await are_eight.wait()
+            await asyncio.sleep(0)
+            under_way -= 1
+
+        monkeypatch.setattr(auth_service, "renewed", renewed)
+        for stream in streams:
+            get_hub()._watch.add(stream)
+        async with asyncio.timeout(5):
+            for stream in streams:
+                assert await stream.take() == []
+
+        assert (len(counts), max(counts)) == (20, 8)
+
+
 class TestFailure:
     """What can't be read now ends the stream, in order, and is resumed."""
 
