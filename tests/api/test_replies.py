@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 from httpx import AsyncClient, Response
 
-from app.api import reply_stream
+from app.api import http_protocol, reply_stream
 from app.core import background
 from app.core.clock import utc_now
 from app.core.config import Settings
@@ -766,7 +766,7 @@ class TestCallerWhoHangsUp:
     ) -> None:
         monkeypatch.setattr(assistant_provider, "_MAX_CHARACTERS", 10**9)
         monkeypatch.setattr(assistant_provider, "_MAX_ANSWER_BYTES", 10**9)
-        monkeypatch.setattr(reply_stream, "_SEND_SECONDS", 0.3)
+        monkeypatch.setattr(http_protocol, "_STALLED_SECONDS", 0.3)
         flood = Flood()
         assistant.usually = flood
         async with serve_live() as client:
