@@ -78,15 +78,21 @@ async def ready(start: Start, **settings: str) -> Server:
     return server
 
 
+async def begun(server: Server, assistant: Assistant, database: Database[Raw]) -> tuple[Chat, Says, asyncio.Task[str]]:
+    """A reply of which one word has been said."""
+    chat, behaviour = Chat(server, database), Says("One")
+    assistant.script.append(behaviour)
+    asked = asyncio.create_task(chat.ask())
+    await behaviour.asked.get()
+    return chat, behaviour, asked
+
+
 class TestStop:
     async def test_lets_a_reply_come_to_its_end(
         self, start: Start, assistant: Assistant, database: Database[Raw], database_url: str
     ) -> None:
         server = await ready(start, **settings_of(assistant, database_url))
-        chat, behaviour = Chat(server, database), Says("One")
-        assistant.script.append(behaviour)
-        asked = asyncio.create_task(chat.ask())
-        await behaviour.asked.get()
+        chat, behaviour, asked = await begun(server, assistant, database)
 
         stopped = asyncio.create_task(asyncio.to_thread(server.stop))
         await asyncio.to_thread(until, lambda: "Shutting down" in server.log.read_text())
@@ -128,10 +134,7 @@ class TestKill:
         self, start: Start, assistant: Assistant, database: Database[Raw], database_url: str
     ) -> None:
         server = await ready(start, **settings_of(assistant, database_url))
-        chat, behaviour = Chat(server, database), Says("One")
-        assistant.script.append(behaviour)
-        asked = asyncio.create_task(chat.ask())
-        await behaviour.asked.get()
+        chat, _, asked = await begun(server, assistant, database)
 
         server.kill()
         await asyncio.gather(asked, return_exceptions=True)

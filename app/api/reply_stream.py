@@ -5,17 +5,14 @@ from typing import Any, Final
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from app.api.errors import render_any
 from app.api.hang_up import GRACE_SECONDS
 from app.api.responses import JsonResponse
-from app.core.logging_config import get_logger
 from app.services.reply_service import Delta, Parts, Stored
 
 _PING_SECONDS: Final = 15
-_SEND_SECONDS: Final = 30.0
 
 # For the OpenAPI document.
 EVENTS: Final[dict[int | str, dict[str, Any]]] = {
@@ -30,29 +27,20 @@ EVENTS: Final[dict[int | str, dict[str, Any]]] = {
     },
 }
 
-_log = get_logger(__name__)
-
 
 class ReplyResponse(EventSourceResponse):
-    """Ends by itself: when the caller hangs up, takes nothing for half a minute, or the server is told to stop.
+    """Ends by itself: when the caller hangs up, or the server is told to stop. Who takes nothing is hung up on.
 
     A stopping server gives it a few seconds to come to its end.
     """
 
     def __init__(self, first: Delta | Stored, parts: Parts, path: str) -> None:
         self._parts = parts
-        super().__init__(
-            _events(first, parts, path),
-            ping=_PING_SECONDS,
-            send_timeout=_SEND_SECONDS,
-            shutdown_grace_period=GRACE_SECONDS,
-        )
+        super().__init__(_events(first, parts, path), ping=_PING_SECONDS, shutdown_grace_period=GRACE_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            _log.warning("reader_too_slow", path=scope["path"])
         finally:
             with anyio.CancelScope(shield=True):
                 await self._parts.aclose()

@@ -24,6 +24,19 @@ _PIPELINE: Final[list[dict[str, Any]]] = [
             "$nor": [{"ns.coll": "api_keys", "updateDescription.updatedFields.last_used_at": {"$exists": True}}],
         }
     },
+    {
+        # Replies and message logs draw on credits, which makes the account no other version. It stands by itself since
+        # MongoDB 6.0 makes of two in one `$nor` what it then refuses.
+        "$match": {
+            "$nor": [
+                {
+                    "ns.coll": "users",
+                    "updateDescription.updatedFields.credits": {"$exists": True},
+                    "updateDescription.updatedFields.version": {"$exists": False},
+                }
+            ]
+        }
+    },
     {"$project": {"documentKey": 1}},
 ]
 WORD_EVERY_MS = 100

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from bson import ObjectId
@@ -9,12 +10,13 @@ from bson import ObjectId
 from app.core.logging_config import get_logger
 from app.core.principal import Principal
 from app.core.scopes import Scope
-from app.core.tasks import end_if_cancelled
+from app.core.tasks import end_if_cancelled, is_cancelled
 from app.crud import crud_conversation
 from app.services import auth_service
 from app.services.event_subscription import Subscription
 
 _RETRY_SECONDS: Final = 1.0
+_AT_ONCE: Final = 8
 
 _log = get_logger(__name__)
 
@@ -28,8 +30,10 @@ class Watch:
         self._has_suspects = asyncio.Event()
 
     def add(self, subscription: Subscription) -> None:
+        """Look at it once more: what has changed since it was let in was told before anybody watched for it."""
         for tag in _tags(subscription):
             self._of_tag.setdefault(tag, set()).add(subscription)
+        self.suspect_one(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         self._suspects.discard(subscription)
@@ -52,7 +56,7 @@ class Watch:
 
     async def check_forever(self) -> None:
         """End whoever may read no more."""
-        while True:
+        while not is_cancelled():
             await self._has_suspects.wait()
             self._has_suspects.clear()
             suspects, self._suspects = self._suspects, set()
@@ -62,23 +66,46 @@ class Watch:
                 _log.warning("event_streams_not_checked", streams=len(suspects), exc_info=error)
                 self._suspects |= {each for each in suspects if not each.is_over}
                 self._has_suspects.set()
-                end_if_cancelled()
-                await asyncio.sleep(_RETRY_SECONDS)
+                if not is_cancelled():
+                    await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _check(suspects: set[Subscription]) -> None:
-    """A credential is looked up once, however many streams it has."""
-    renewed: dict[tuple[str, str | None], Principal | None] = {}
-    for subscription in suspects:
-        by, ip = subscription.by, subscription.ip
-        if subscription.is_over:
-            continue
-        if (by.rate_key, ip) not in renewed:
-            renewed[by.rate_key, ip] = await auth_service.renewed(by, ip=ip)
-        present = renewed[by.rate_key, ip]
-        if present is None or not await _may_read(subscription, present):
+    """A few at once. A credential is looked up once, however many streams it has."""
+    present: dict[tuple[object, ...], Principal | None] = {}
+
+    async def renew(subscription: Subscription) -> None:
+        present[_credential(subscription)] = await auth_service.renewed(subscription.by, ip=subscription.ip)
+
+    async def judge(subscription: Subscription) -> None:
+        by = present[_credential(subscription)]
+        if by is None or not await _may_read(subscription, by):
             subscription.end()
+        else:
+            subscription.by = by
         subscription.checked_at = time.monotonic()
+
+    streams = [each for each in suspects if not each.is_over]
+    await _few_at_once(renew, list({_credential(each): each for each in streams}.values()))
+    await _few_at_once(judge, streams)
+
+
+async def _few_at_once(work: Callable[[Subscription], Awaitable[None]], streams: Sequence[Subscription]) -> None:
+    waiting = iter(streams)
+
+    async def some() -> None:
+        for each in waiting:
+            await work(each)
+            end_if_cancelled()
+
+    ends = await asyncio.gather(*[some() for _ in streams[:_AT_ONCE]], return_exceptions=True)
+    for error in filter(None, ends):
+        raise error
+
+
+def _credential(subscription: Subscription) -> tuple[object, ...]:
+    """What all that is looked up of a caller depends on. Each token of a session has its own end."""
+    return subscription.by.credential_id, subscription.by.token_expires_at, subscription.ip
 
 
 async def _may_read(subscription: Subscription, by: Principal) -> bool:

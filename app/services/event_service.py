@@ -22,6 +22,7 @@ from app.services.event_subscription import MAX_BYTES, Subscription
 
 _STREAMS_OF_AN_ACCOUNT: Final = 100
 _STREAMS_OF_A_SERVICE: Final = 5000
+_FULL_SECONDS: Final = 5
 _TYPING_EVERY_SECONDS: Final = 2.0
 _MOST_TYPING: Final = 10_000
 
@@ -47,7 +48,7 @@ async def follow(conversation_id: ObjectId, last_event_id: str | None, *, by: Pr
     hub, subscription = get_hub(), Subscription(conversation_id, by=by, ip=current_context().client_ip)
     most = _STREAMS_OF_A_SERVICE if by.user_id is None else _STREAMS_OF_AN_ACCOUNT
     if hub.count(subscription.holder_id) >= most:
-        raise TooManyStreamsError
+        raise TooManyStreamsError(retry_after=_FULL_SECONDS)
     try:
         # First listen, then look where the conversation is: so nothing falls in between.
         await hub.join(subscription)
@@ -78,6 +79,8 @@ async def frames(following: Following) -> AsyncIterator[bytes]:
         async for frame, reached in _missed(following, place, until):
             yield frame
             place = reached
+        if subscription.is_over:  # perhaps before it knew all: others must not go on from there
+            return
         place = Place(place.seq, until)
         until = hub.listen(subscription, place)
     while events := await subscription.take():

@@ -28,7 +28,6 @@ _CONNECT_SECONDS: Final = 5.0
 _WRITE_SECONDS: Final = 10.0
 _SOON_SECONDS: Final = 5
 _LONGEST_PATIENCE: Final = 3600
-_MOST_HOSTS: Final = 1000
 _CONNECTIONS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=30)
 _MAY_COME_LATER: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 # The redirects that repeat the request as it was. The others would make a GET of it.
@@ -132,11 +131,8 @@ class ExternalApi:
     @contextmanager
     def _attempt(self, url: httpx.URL) -> Iterator[Attempt]:
         """An attempt with the host, unless it is being spared. It fails by an error that is the host's fault."""
-        host = _origin(url)
-        if host not in self._breakers and len(self._breakers) >= _MOST_HOSTS:
-            self._breakers.clear()
         try:
-            with self._breakers.setdefault(host, CircuitBreaker()).attempt() as attempt:
+            with self._breakers.setdefault(_origin(url), CircuitBreaker()).attempt() as attempt:
                 try:
                     yield attempt
                 except ExternalApiError as error:

@@ -22,6 +22,7 @@ from app.models.enums import MessageRole
 from app.schemas.message import messages_of
 from app.services import assistant_provider, credit_service
 from app.services.assistant_provider import Whole
+from app.services.message_service import turns_in_conversations
 
 # How much longer than the assistant may take a hold is kept: for a slow reader, and for storing.
 _HELD_BEYOND: Final = timedelta(minutes=2)
@@ -111,7 +112,8 @@ async def _settle(order: Order, whole: Whole) -> Raw:
     try:
         by = order.by.user_id
         day = None if by is None else await crud_usage.open_day(by, utc_now())
-        return await _store(order, whole, day=day)
+        async with turns_in_conversations.of(order.conversation_id):
+            return await _store(order, whole, day=day)
     except Exception:
         _give_back(order)
         raise

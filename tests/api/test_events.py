@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -22,8 +23,16 @@ from app.models.conversation import Conversation
 from app.models.conversation_event import ConversationEvent
 from app.models.enums import ConversationEventType
 from app.models.message import Message
-from app.services import auth_service, event_frames, event_hub, event_service, event_subscription, purge_service
-from app.services.event_hub import get_hub
+from app.services import (
+    auth_service,
+    event_frames,
+    event_hub,
+    event_service,
+    event_subscription,
+    key_expiry_service,
+    purge_service,
+)
+from app.services.event_hub import EventHub, get_hub
 from app.services.event_subscription import Subscription
 from tests.commands import Commands
 from tests.conftest import Serve
@@ -191,12 +200,13 @@ class TestStream:
 
         assert (hub._channels, hub._of_holder, hub._watch._of_tag) == ({}, {}, {})
 
+    @pytest.mark.parametrize("is_error", [True, False])
     async def test_ends_with_the_application_whatever_the_driver_makes_of_that(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, *, is_error: bool
     ) -> None:
         is_asked, has_swallowed = asyncio.Event(), asyncio.Event()
 
-        async def renewed(*_: Any, **__: Any) -> None:
+        async def renewed(by: Principal, **_: Any) -> Principal:
             is_asked.set()
             try:
                 await asyncio.Event().wait()
@@ -204,14 +214,15 @@ class TestStream:
                 if has_swallowed.is_set():
                     raise
                 has_swallowed.set()
-                raise ConnectionFailure("operation cancelled") from error
+                if is_error:
+                    raise ConnectionFailure("operation cancelled") from error
+            return by
 
         async with AsyncExitStack() as stack, serve() as client:
             ada = await make_signed_in()
             tea = await make_conversation(ada)
             monkeypatch.setattr(auth_service, "renewed", renewed)
             stream = await stack.enter_async_context(opened(client, tea.id, ada.headers))
-            get_hub()._watch.suspect(ada.id)
             await is_asked.wait()
             checker = next(task for task in asyncio.all_tasks() if task.get_name() == "event_guard")
             checker.cancel()
@@ -543,6 +554,36 @@ class TestEnd:
             await say(client, tea, other)
             assert len(await other_stream.take(2)) == 2
 
+    async def test_comes_with_that_of_the_session_between_the_look_at_it_and_the_beginning(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with serve(auth_cache_seconds=0) as client:  # so that nothing tells of it later
+            ada = await make_signed_in()
+            tea = await make_conversation(ada)
+            join = EventHub.join
+
+            async def join_late(hub: EventHub, subscription: Subscription) -> None:
+                assert (await client.post("/api/v1/auth/logout", headers=ada.headers)).status_code == 204
+                await join(hub, subscription)
+
+            monkeypatch.setattr(EventHub, "join", join_late)
+            async with opened(client, tea.id, ada.headers) as stream:
+                assert [event.type for event in await stream.rest()] == ["ready"]
+
+    async def test_comes_with_a_new_password_only_for_the_sessions_that_it_ends(self, serve: Serve) -> None:
+        async with serve(auth_cache_seconds=0) as client:  # so that both are looked at together, and only once
+            ada = await make_signed_in()
+            other = await sign_in(ada)
+            tea = await make_conversation(ada)
+            async with opened(client, tea.id, other.headers) as ended, opened(client, tea.id, ada.headers) as kept:
+                body = {"current_password": ada.password, "password": "parsnip-Lantern-42-orbit"}
+                changed = await client.post("/api/v1/auth/password/change", headers=ada.headers, json=body)
+                assert changed.status_code == 204, changed.text
+
+                assert [event.type for event in await ended.rest()] == ["ready"]
+                await say(client, tea, ada)
+                assert ids(await kept.take(2)) == ["1-0", "2-1"]
+
     async def test_comes_with_the_account_that_is_deactivated(self, client: AsyncClient) -> None:
         ada, admin = await make_signed_in(), await make_signed_in(role=Role.ADMIN)
         key = await make_api_key("conversations:read", owner=ada)
@@ -606,6 +647,38 @@ class TestEnd:
 
         assert (await client.get(f"{BASE}/{tea.id}", headers=ada.headers)).status_code == 200
 
+    async def test_comes_with_that_of_a_key_that_was_to_live_longer(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            key_expiry_service, "_deactivate_some", AsyncMock(return_value=0)
+        )  # nobody waits for the job
+        ada, service = await make_signed_in(), await make_api_key("admin")
+        key = await make_api_key("conversations:read")
+        tea = await make_conversation(ada)
+        async with opened(client, tea.id, key.headers) as stream:
+            path = f"/api/v1/api-keys/{key.document.id}/rotate"
+            rotated = await client.post(path, headers=service.headers, json={"grace_seconds": 2})
+            assert rotated.status_code == 200, rotated.text
+            await say(client, tea, ada)
+
+            assert [event.type for event in await stream.rest()] == ["ready", "message.created"]
+
+    async def test_comes_for_each_token_of_a_session_with_its_own(self, client: AsyncClient) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        principal = Principal.of_user(ada.id, name=None, role=Role.USER, session_id=ada.session.id)
+        brief, _ = new_access_token(principal, session_ends_at=utc_now() + timedelta(seconds=2))
+        async with (
+            opened(client, tea.id, ada.headers) as lasting,
+            opened(client, tea.id, {"Authorization": f"Bearer {brief}"}) as ending,
+        ):
+            get_hub()._watch.suspect(ada.id)  # so that both are looked at together
+
+            assert [event.type for event in await ending.rest()] == ["ready"]
+            await say(client, tea, ada)
+            assert ids(await lasting.take(2)) == ["1-0", "2-1"]
+
     @pytest.mark.usefixtures("quick")
     async def test_comes_with_that_of_the_session_without_a_cache(self, serve: Serve) -> None:
         async with serve(auth_cache_seconds=0) as client:
@@ -625,6 +698,33 @@ class TestEnd:
                 await tea.set({"participants": []})
 
                 assert [event.type for event in await stream.rest()] == ["ready"]
+
+
+class TestGuard:
+    @pytest.mark.usefixtures("client")
+    async def test_looks_at_a_few_streams_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        people = [Principal.of_user(ObjectId(), name=None, role=Role.USER, session_id=ObjectId()) for _ in range(20)]
+        streams = [Subscription(ObjectId(), by=by, ip=None) for by in people]
+        under_way, counts, are_eight = 0, [], asyncio.Event()
+
+        async def renewed(*_: Any, **__: Any) -> None:
+            nonlocal under_way
+            under_way += 1
+            counts.append(under_way)
+            if under_way == 8:
+                are_eight.set()
+            await are_eight.wait()
+            await asyncio.sleep(0)
+            under_way -= 1
+
+        monkeypatch.setattr(auth_service, "renewed", renewed)
+        for stream in streams:
+            get_hub()._watch.add(stream)
+        async with asyncio.timeout(5):
+            for stream in streams:
+                assert await stream.take() == []
+
+        assert (len(counts), max(counts)) == (20, 8)
 
 
 class TestFailure:
@@ -650,6 +750,36 @@ class TestFailure:
         monkeypatch.setattr(crud_event_log, "page", self._fail)
         async with opened(client, tea.id, ada.headers, last_event_id="1-0") as stream:
             assert ids(await stream.rest()) == ["1-0"]
+
+    async def test_to_read_what_was_missed_is_that_of_one_client_alone(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada = await make_signed_in()
+        tea = await make_conversation(ada)
+        await say(client, tea, ada)
+        page, is_asked_twice, may_go_on = crud_event_log.page, asyncio.Event(), asyncio.Event()
+        reads = iter([0, 1])
+
+        async def first_fails(*args: Any, **kwargs: Any) -> Any:
+            if next(reads) == 0:
+                await is_asked_twice.wait()
+                raise ConnectionFailure
+            is_asked_twice.set()
+            await may_go_on.wait()
+            return await page(*args, **kwargs)
+
+        monkeypatch.setattr(crud_event_log, "page", first_fails)
+        async with (
+            opened(client, tea.id, ada.headers, last_event_id="1-0") as broken,
+            opened(client, tea.id, ada.headers, last_event_id="1-0") as stream,
+        ):
+            assert ids(await broken.rest()) == ["1-0"]
+            may_go_on.set()
+            told = await stream.take(2)
+            await happen(tea, Kind.CONVERSATION_UPDATED)
+            told += await stream.take(1)
+
+        assert ids(told) == ["1-0", "2-1", "3-1"]
 
     @staticmethod
     async def _fail(*_: Any, **__: Any) -> Any:
@@ -693,6 +823,7 @@ class TestLimit:
             assert first.status == 200
 
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["retry-after"]) > 0
 
 
 class TestSlowClient:

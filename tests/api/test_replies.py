@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 from httpx import AsyncClient, Response
 
-from app.api import reply_stream
+from app.api import http_protocol, reply_stream
 from app.core import background
 from app.core.clock import utc_now
 from app.core.config import Settings
@@ -24,7 +24,7 @@ from app.models.credit_hold import CreditHold
 from app.models.message import Message
 from app.models.usage_counter import UsageCounter
 from app.models.user import User
-from app.services import assistant_provider, credit_service
+from app.services import assistant_provider, credit_service, message_service
 from tests.assistant_server import Assistant, Exchange, Says, answers, open_assistant, says
 from tests.conftest import Serve
 from tests.factories import (
@@ -192,6 +192,19 @@ class TestReply:
         assert stored is not None
         assert (stored.last_seq, stored.message_count) == (2, 2)
         assert stored.version == chat.conversation.version + 1
+
+    async def test_is_stored_in_its_turn(self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With what is posted and changed in the conversation at the same time it would be run again and again."""
+        chat, storing = await make_chat(), SlowStoring(monkeypatch)
+        asked = asyncio.create_task(client.post(chat.path, headers=chat.ada.headers))
+        await storing.has_begun.wait()
+
+        turn = message_service.turns_in_conversations._locks.get(chat.conversation.id)
+        has_turn = turn is not None and turn.locked()
+        storing.let_go.set()
+
+        assert (await asked).status_code == 200
+        assert has_turn
 
     async def test_comes_word_by_word(self, serve_live: Live, assistant: Assistant) -> None:
         behaviour = Says("First", " second")
@@ -753,7 +766,7 @@ class TestCallerWhoHangsUp:
     ) -> None:
         monkeypatch.setattr(assistant_provider, "_MAX_CHARACTERS", 10**9)
         monkeypatch.setattr(assistant_provider, "_MAX_ANSWER_BYTES", 10**9)
-        monkeypatch.setattr(reply_stream, "_SEND_SECONDS", 0.3)
+        monkeypatch.setattr(http_protocol, "_STALLED_SECONDS", 0.3)
         flood = Flood()
         assistant.usually = flood
         async with serve_live() as client:

@@ -13,6 +13,7 @@ from pymongo import MongoClient
 from app.core import live_cache
 from app.core.clock import utc_now
 from app.core.live_cache import LiveCache, changes_seen
+from app.crud import crud_credit, crud_user
 from app.db.change_feed import follow_changes
 from app.db.mongo import connected
 from tests.core.active import activate
@@ -110,6 +111,26 @@ class TestFollowChanges:
 
                 await until(lambda: cache.get("ben") is None, 0.25)
                 assert cache.get("ada") is not None
+
+    async def test_keeps_what_it_knows_of_an_account_that_draws_credits(
+        self, cache: LiveCache[str], elsewhere: Any
+    ) -> None:
+        rows = [{"_id": user_id, "email_key": str(user_id), "credits": 9, "version": 1} for user_id in (ADA, BEN)]
+        elsewhere["users"].insert_many(rows)
+        async with followed():
+            assert knows(cache, "ada", ADA)
+            assert knows(cache, "ben", BEN)
+
+            await crud_credit.draw(ADA, 2)
+            await crud_user.draw_credits({ADA: 3})
+            await crud_credit.give(ADA, 1)
+            elsewhere["users"].update_one(
+                {"_id": BEN}, {"$set": {"role": "guest"}, "$inc": {"credits": 1, "version": 1}}
+            )
+
+            await until(lambda: cache.get("ben") is None, 0.25)
+            assert cache.get("ada") is not None
+            assert elsewhere["users"].find_one({"_id": ADA})["credits"] == 5
 
     async def test_hears_of_the_last_use_of_a_session(self, cache: LiveCache[str], elsewhere: Any) -> None:
         elsewhere["sessions"].insert_one({"_id": ADA})
