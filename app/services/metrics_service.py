@@ -50,7 +50,7 @@ class Scraper:
         if not self._workers.is_shared:
             yield
             return
-        await asyncio.to_thread(self._workers.publish, self._counted())
+        await self._publish()
         publisher = asyncio.create_task(self._publish_forever(), name="metrics")
         try:
             yield
@@ -67,10 +67,13 @@ class Scraper:
     async def _publish_forever(self) -> None:
         while True:
             await asyncio.sleep(_PUBLISHED_EVERY_SECONDS)
-            try:
-                await asyncio.to_thread(self._workers.publish, self._counted())
-            except OSError as error:
-                _log.warning("metrics_not_published", error=type(error).__name__)
+            await self._publish()
+
+    async def _publish(self) -> None:
+        try:
+            await asyncio.to_thread(self._workers.publish, self._counted())
+        except OSError as error:  # nobody is kept from serving by a disk that is full
+            _log.warning("metrics_not_published", error=type(error).__name__)
 
     def _counted(self) -> dict[str, Rows]:
         _measure_levels()

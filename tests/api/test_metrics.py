@@ -187,6 +187,18 @@ class TestQueues:
         assert (await crud_queue.mails_due(), await crud_queue.mails_failed()) == (0, 1)
 
 
+class TestFolder:
+    async def test_keeps_nobody_from_serving_when_nothing_can_be_written_there(
+        self, serve: Serve, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "metrics").write_text("no folder")
+        async with serve(metrics_dir=tmp_path / "metrics") as client:
+            shown = await scrape(client)
+
+        assert shown.value("octopus_workers") == 1
+        assert "metrics_not_published" in capfd.readouterr().err
+
+
 class TestEnd:
     async def test_is_kept_from_nobody_by_what_can_not_be_written(self, serve: Serve, tmp_path: Path) -> None:
         shared = tmp_path / "metrics"
