@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,7 +22,6 @@ from app.core.config import Settings, get_settings
 from app.core.smtp_server import SmtpServer
 from app.crud import crud_job, crud_system
 from app.models.enums import JobOutcome
-from app.models.job import Job
 from app.services.external_api import get_api
 from app.services.scanner import scanner_of
 from app.services.storage import get_storage
@@ -32,7 +31,6 @@ Facts = dict[str, Any]
 
 # Of their own, so that a disk that hangs takes no thread away from anything else.
 _threads: Final = ThreadPoolExecutor(2, thread_name_prefix="system")
-_OVERDUE_AFTER: Final = timedelta(minutes=2)
 _SMTP_SECONDS: Final = 2.0
 # What a container is given, in the second and the first version of control groups.
 _LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -103,22 +101,16 @@ async def disk() -> Facts:
 
 
 async def jobs(names: frozenset[str]) -> Facts:
-    """Of the jobs with these names: the database may remember others of an earlier version."""
-    now = utc_now()
-    known = [job for job in (await crud_job.by_name()).values() if job.id in names]
+    known = sorted((await crud_job.by_name(names)).items())
     return {
-        "running": sorted(job.id for job in known if _is_held(job, now)),
-        "failed": sorted(job.id for job in known if job.outcome is JobOutcome.FAILURE),
-        "overdue": sorted(job.id for job in known if job.due_at < now - _OVERDUE_AFTER and not _is_held(job, now)),
+        "running": [name for name, state in known if state.is_held],
+        "failed": [name for name, state in known if state.job.outcome is JobOutcome.FAILURE],
+        "overdue": [name for name, state in known if state.is_overdue],
     }
 
 
 async def audit() -> Facts:
     return {"unsealed_since": await crud_system.unsealed_since()}
-
-
-def _is_held(job: Job, now: datetime) -> bool:
-    return job.leased_until is not None and job.leased_until > now
 
 
 def _this_process(settings: Settings) -> Facts:
