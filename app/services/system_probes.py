@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import aiosmtplib
 import psutil
@@ -29,11 +29,28 @@ from app.services.storage import get_storage
 R = TypeVar("R")
 Facts = dict[str, Any]
 
+
+class _Group(NamedTuple):
+    """Where a version of control groups says what a container may use, what it does, and how much of that is cache."""
+
+    limit: str
+    used: str
+    statistics: str
+    cache: str
+
+
+_GROUPS: Final = (
+    _Group("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    _Group(
+        *("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+        *("memory/memory.stat", "total_inactive_file"),
+    ),
+)
+
 # Of their own, so that a disk that hangs takes no thread away from anything else.
 _threads: Final = ThreadPoolExecutor(2, thread_name_prefix="system")
 _SMTP_SECONDS: Final = 2.0
-# What a container is given, in the second and the first version of control groups.
-_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CONTROL_GROUP: Final = Path("/sys/fs/cgroup")
 
 
 async def storage() -> Facts:
@@ -114,7 +131,8 @@ async def audit() -> Facts:
 
 
 def _this_process(settings: Settings) -> Facts:
-    me, host = psutil.Process(), psutil.virtual_memory()
+    me = psutil.Process()
+    limit, used = _memory()
     with me.oneshot():
         started_at = datetime.fromtimestamp(int(me.create_time()), UTC)
         spent = me.cpu_times()
@@ -126,14 +144,26 @@ def _this_process(settings: Settings) -> Facts:
             "cpu_seconds": round(spent.user + spent.system, 2),
             "threads": me.num_threads(),
             "memory_bytes": me.memory_info().rss,
-            "memory_limit_bytes": min([host.total, *_limits()]),
-            "memory_free_bytes": host.available,
+            "memory_used_bytes": used,
+            "memory_limit_bytes": limit,
+            "memory_free_bytes": psutil.virtual_memory().available,
         }
 
 
-def _limits() -> list[int]:
-    texts = [path.read_text().strip() for path in _LIMITS if path.exists()]
-    return [int(text) for text in texts if text.isdigit()]  # or it says `max`
+def _memory() -> tuple[int, int]:
+    """What all processes of the container may use together, and what they do; of the host where it has no limit."""
+    host = psutil.virtual_memory()
+    for group in _GROUPS:
+        limit = _text_of(group.limit)
+        if limit.isdigit() and int(limit) < host.total:  # or it says `max`, or more than there is
+            kept = dict(line.split() for line in _text_of(group.statistics).splitlines())
+            return int(limit), int(_text_of(group.used)) - int(kept.get(group.cache, 0))
+    return host.total, host.total - host.available
+
+
+def _text_of(name: str) -> str:
+    path = _CONTROL_GROUP / name
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _existing(folder: Path) -> Path:

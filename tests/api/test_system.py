@@ -25,7 +25,7 @@ from app.models.audit_event import AuditEvent
 from app.models.enums import JobOutcome, MailKind
 from app.models.job import Job
 from app.models.outgoing_mail import OutgoingMail
-from app.services import system_check_service
+from app.services import system_check_service, system_probes
 from app.services.external_api import ExternalApiError, get_api
 from app.services.jobs import JOB_NAMES
 from tests.api.test_errors import OwnMongod, own_mongod
@@ -51,6 +51,9 @@ PARTS: tuple[str, ...] = (
     "disk",
 )
 PARTS = (*PARTS, "jobs", "audit")
+
+
+MB, GB = 10**6, 10**9
 
 
 class Usage(NamedTuple):
@@ -140,6 +143,7 @@ class TestSystem:
         process = shown["process"]
         assert (process["pid"], process["workers"]) == (psutil.Process().pid, 1)
         assert 50_000_000 < process["memory_bytes"] < process["memory_limit_bytes"]
+        assert 50_000_000 < process["memory_used_bytes"] < process["memory_limit_bytes"]
         assert 0 < shown["disk"]["free_bytes"] < shown["disk"]["total_bytes"]
         assert shown["storage"]["total_bytes"] == shown["disk"]["total_bytes"]
 
@@ -216,6 +220,42 @@ class TestSystemCheck:
                 await asyncio.sleep(0.02)
         assert job["outcome"] == "success"
         assert {"storage_unavailable", "disk_nearly_full", "mails_waiting"} <= set(job["result"]["findings"])
+
+    @pytest.mark.usefixtures("client")
+    @pytest.mark.parametrize(("available", "findings"), [(11, []), (9, ["memory_nearly_full"])])
+    async def test_warns_of_a_host_whose_memory_many_processes_fill(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, available: int, findings: list[str]
+    ) -> None:
+        monkeypatch.setattr(system_probes, "_CONTROL_GROUP", tmp_path)
+        host = psutil.virtual_memory()._replace(total=100 * GB, available=available * GB)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+
+        assert (await system_check_service.check(JOB_NAMES)).findings == findings
+
+    @pytest.mark.usefixtures("client")
+    @pytest.mark.parametrize(("used", "findings"), [(91, []), (93, ["memory_nearly_full"])])
+    @pytest.mark.parametrize(
+        ("cache", "names"),
+        [
+            ("inactive_file", ["memory.max", "memory.current", "memory.stat"]),
+            ("total_inactive_file", [f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")]),
+        ],
+    )
+    async def test_warns_of_a_container_by_its_own_limit_and_leaves_out_what_is_only_cache(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        cache: str,
+        names: list[str],
+        used: int,
+        findings: list[str],
+    ) -> None:
+        monkeypatch.setattr(system_probes, "_CONTROL_GROUP", tmp_path)
+        (tmp_path / "memory").mkdir()
+        for name, content in zip(names, (100 * MB, used * MB, f"anon 7\n{cache} {2 * MB}"), strict=True):
+            (tmp_path / name).write_text(f"{content}\n")
+
+        assert (await system_check_service.check(JOB_NAMES)).findings == findings
 
 
 async def shown_job(client: AsyncClient, headers: dict[str, str]) -> Any:
