@@ -20,7 +20,7 @@ from app.core.circuit_breaker import CircuitOpenError
 from app.core.clock import utc_now
 from app.core.config import Settings, get_settings
 from app.core.smtp_server import SmtpServer
-from app.crud import crud_job, crud_system
+from app.crud import crud_audit_event, crud_job, crud_queue
 from app.models.enums import JobOutcome
 from app.services.external_api import get_api
 from app.services.scanner import scanner_of
@@ -90,6 +90,11 @@ async def mail() -> Facts:
     return {"kind": "smtp"}
 
 
+async def outbox() -> Facts:
+    waiting, failed = await asyncio.gather(crud_queue.mails_waiting(), crud_queue.mails_failed())
+    return {"waiting": waiting.number, "oldest_waiting_at": waiting.since, "failed": failed}
+
+
 async def rate_limits() -> Facts:
     settings = get_settings()
     if not settings.has_shared_rate_limits:
@@ -127,7 +132,8 @@ async def jobs(names: frozenset[str]) -> Facts:
 
 
 async def audit() -> Facts:
-    return {"unsealed_since": await crud_system.unsealed_since()}
+    oldest = await crud_audit_event.unsealed(limit=1)
+    return {"unsealed_since": oldest[0]["_id"].generation_time if oldest else None}
 
 
 def _this_process(settings: Settings) -> Facts:

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from app.core.clock import utc_now
 from app.crud import crud_queue
+from app.db.mongo import get_database
 from app.models.audit_event import AuditEvent
 from app.models.enums import MailKind
 from app.models.outgoing_mail import OutgoingMail
 from app.models.user import User
-from app.services import job_service, metrics_service, refusal_service
+from app.services import job_service, metrics_service, refusal_service, system_probes
 from app.services.jobs import JOBS
 from tests.api.test_health import Road, road
 from tests.assistant_server import open_assistant
@@ -185,6 +186,22 @@ class TestQueues:
         ).insert()
 
         assert (await crud_queue.mails_due(), await crud_queue.mails_failed()) == (0, 1)
+
+    @pytest.mark.usefixtures("client")
+    async def test_are_counted_for_everybody_without_reading_a_mail(self) -> None:
+        for moments in ({"due_at": utc_now() + timedelta(hours=1)}, {"due_at": None, "failed_at": utc_now()}):
+            await OutgoingMail(kind=MailKind.PASSWORD_CHANGED, user_id=ObjectId(), **moments).insert()
+        database = get_database()
+        await database.command("profile", 2)
+        shown = await system_probes.outbox()
+        due, failed = await crud_queue.mails_due(), await crud_queue.mails_failed()
+        await database.command("profile", 0)
+
+        counts = await database["system.profile"].find({"command.aggregate": "outbox"}).to_list()
+        await database.drop_collection("system.profile")
+
+        assert (shown["waiting"], shown["failed"], due, failed) == (1, 1, 0, 1)
+        assert [count["docsExamined"] for count in counts] == [0] * 4
 
 
 class TestFolder:
