@@ -75,8 +75,8 @@ async def mail() -> Facts:
     """A server that greets is there. No password is shown to it: that would be one more log-in every few minutes."""
     url = get_settings().smtp_url
     if url is None:
-        folder = _existing(get_settings().data_dir / "outbox")
-        if not await _in_thread(lambda: os.access(folder, os.W_OK)):
+        folder = get_settings().data_dir / "outbox"
+        if not await _in_thread(lambda: os.access(_existing(folder), os.W_OK)):
             raise PermissionError
         return {"kind": "folder"}
     server = SmtpServer.parse(url.get_secret_value())
@@ -114,7 +114,8 @@ async def assistant() -> Facts | None:
 
 
 async def process() -> Facts:
-    return await _in_thread(lambda: _this_process(get_settings()))
+    """Not in a thread, which might be waited for: the kernel answers at once, whatever the disk does."""
+    return _this_process(get_settings())
 
 
 async def disk() -> Facts:

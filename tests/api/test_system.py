@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -182,6 +183,20 @@ class TestSystem:
         assert (shown["database"]["connections"], shown["versions"]["mongodb"]) == (None, None)
         assert shown["process"]["pid"] > 0
         assert seconds < 5
+
+    async def test_shows_the_process_while_the_disk_hangs(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        admin = await make_signed_in(role=Role.ADMIN)
+        existing, mended = system_probes._existing, threading.Event()
+        monkeypatch.setattr(system_probes, "_existing", lambda folder: mended.wait(20) and existing(folder))
+        for _ in range(2):
+            shown = await system(client, admin.headers)
+            away = {name for name, status in statuses(shown).items() if status == "unavailable"}
+            assert away == {"storage", "mail", "disk"}
+        mended.set()
+
+        assert shown["process"]["pid"] > 0
 
     async def test_shows_what_is_not_configured_as_off(self, client: AsyncClient) -> None:
         shown = await system(client, (await make_signed_in(role=Role.ADMIN)).headers)
