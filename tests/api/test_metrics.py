@@ -16,7 +16,9 @@ from bson import ObjectId
 from httpx import AsyncClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from app import main
 from app.core.clock import utc_now
+from app.core.rate_limit import MemoryRateLimiter
 from app.crud import crud_queue
 from app.db.mongo import get_database
 from app.models.audit_event import AuditEvent
@@ -29,7 +31,7 @@ from tests.api.test_health import Road, road
 from tests.assistant_server import open_assistant
 from tests.clamd_server import ClamdServer, clamd, running_clamd
 from tests.conftest import PRODUCTION, Serve
-from tests.factories import make_conversation, make_messages, make_signed_in
+from tests.factories import make_api_key, make_conversation, make_messages, make_signed_in
 from tests.scraping import Scrape, scrape
 from tests.streams import opened
 from tests.test_project_files import ROOT
@@ -37,6 +39,7 @@ from tests.test_project_files import ROOT
 __all__ = ["clamd", "road", "running_clamd"]  # the fixtures
 TOKEN = "scrape-9f2b7c41d83e"
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+LIMITS = ("authenticated", "key's own")
 # What no metric of ours is: what Prometheus adds to every scrape, and the words of its language.
 FOREIGN = {"up"}
 PAGES = ROOT / "docs" / "observability"
@@ -163,6 +166,24 @@ class TestScrape:
             for limit in ("anonymous", "credentials")
         }
         assert met == {"anonymous": 2, "credentials": 1}
+
+    async def test_says_which_of_two_limits_was_met_when_their_numbers_are_the_same(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 6000.0
+        monkeypatch.setattr(main, "MemoryRateLimiter", lambda: MemoryRateLimiter(lambda: now))
+        async with serve(rate_limit_authenticated="2/minute") as client:
+            key = await make_api_key("read", owner=await make_signed_in(), rate_limit="2/hour")
+            before = await scrape(client)
+            for _ in range(2):
+                assert (await client.get("/api/v1/items", headers=key.headers)).status_code == 200
+            now += 60
+            assert (await client.get("/api/v1/items", headers=key.headers)).status_code == 429
+            after = await scrape(client)
+
+        name = "octopus_rate_limited_requests_total"
+        met = {limit: after.value(name, limit=limit) - before.value(name, limit=limit) for limit in LIMITS}
+        assert met == {"authenticated": 0, "key's own": 1}
 
     async def test_tells_what_it_can_without_the_database(self, serve: Serve, road: tuple[Road, str]) -> None:
         way, url = road
