@@ -29,7 +29,7 @@ _SIGNED_IN: Final = [AuditAction.SESSION_CREATED, AuditAction.SESSION_REFRESHED]
 
 
 class Counts(NamedTuple):
-    """Of a day; `active_users` are those who signed in, renewed a session or wrote a message."""
+    """Of a day; `active_users` are those who signed in, renewed a session or have a message of theirs."""
 
     users: int = 0
     active_users: int = 0
