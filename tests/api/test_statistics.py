@@ -11,10 +11,9 @@ from httpx import AsyncClient
 from app.core.clock import utc_now
 from app.core.scopes import Role
 from app.crud import crud_statistics
-from app.crud.crud_statistics import Counts
 from app.db.mongo import get_database
 from app.models.audit_event import AuditEvent
-from app.models.daily_statistics import DailyStatistics
+from app.models.daily_statistics import Counts, DailyStatistics
 from app.models.job import Job
 from app.services import refusal_service, statistics_service
 from app.services.statistics_service import Refreshed
