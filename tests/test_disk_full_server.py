@@ -1,6 +1,7 @@
-"""Full disks under the service as it is run: that of the database, that of the uploads, that of the log."""
+"""Full disks under the service as it is run: that of the database, of the uploads, of the metrics, of the log."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pymongo.database import Database
 from tests.replica_set import Mongod, ReplicaSet
 from tests.small_disk import small_disk
 from tests.test_events_server import Chat
+from tests.test_metrics_server import ASKED, ask, asked, workers
 from tests.test_network_server import Talk, assert_unavailable
 from tests.test_server import ADA, PROJECT, Start, bearer, environment, free_port, sign_up, start, until
 from tests.test_uploads_server import MIB, blocks, database, send, used
@@ -83,6 +85,25 @@ class TestDiskOfTheUploads:
             assert int(answer.headers["retry-after"]) > 0
         assert (left, counted) == ([], 0)
         assert (fits.status_code, mended.status_code) == (201, 201)
+
+
+class TestDiskOfTheMetrics:
+    def test_keeps_no_worker_from_starting_and_no_scrape_from_its_answer(self, start: Start, database_url: str) -> None:
+        with small_disk(1) as disk:
+            server = start("--workers", "2", DATABASE_URL=database_url, METRICS_DIR=str(disk.folder)).ready()
+            until(lambda: len(workers(server)) == 2)
+            disk.fill()
+            died = min(workers(server))
+            os.kill(died, signal.SIGKILL)
+            until(lambda: len(workers(server) - {died}) == 2)  # another has begun in its place
+            said = server.log.read_text()
+            disk.empty()
+            ask(server)
+
+            until(lambda: all(asked(server) == ASKED for _ in range(8)))
+            assert "metrics_not_published" in said
+            assert died not in workers(server)
+            assert server.stop() == 0
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from app.api.oauth import error_members
 from app.api.rate_limit import spend_on_refusal
+from app.api.request_log import route_of
 from app.core import exceptions
 from app.core.context import current_context
 from app.core.exceptions import AppError
@@ -127,7 +128,7 @@ async def refuse(request: Request, error: AppError) -> Response:
 
 async def _record(request: Request, error: Exception) -> None:
     if isinstance(error, AppError) and refusal_service.is_refusal(error):
-        route = getattr(request.scope.get("route"), "path", "")
+        route = route_of(request.scope) or ""
         await refusal_service.record(error, method=request.method, route=route)
 
 

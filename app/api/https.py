@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.cookies import refresh_cookie_of
 from app.api.errors import refuse
+from app.api.request_log import PROBED
 from app.core.exceptions import InvalidRequestError
 from app.core.network import is_in
 
-_PROBED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 _CREDENTIALS: Final = ("authorization", "octopus-api-key")
 _SIGNATURE: Final = "signature"  # of a link that lets in whoever has it
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -51,7 +51,7 @@ class HttpsMiddleware:
         self.keeps_host = keeps_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_asked = scope["type"] == "http" and scope["path"] not in _PROBED
+        is_asked = scope["type"] == "http" and scope["path"] not in PROBED
         if is_asked and came_in_clear(scope, self.trusted_proxies):
             request = Request(scope)
             if scope["method"] in _SAFE and not _carries_credential(request):

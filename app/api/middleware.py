@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import problem, refuse, render_unexpected
 from app.api.https import came_in_clear
 from app.api.rate_limit import headers_of
-from app.api.request_log import RequestLog, route_of
+from app.api.request_log import NO_ROUTE, RequestLog, route_of
 from app.api.streamed import is_streamed
 from app.core.context import RequestContext, new_request_id, set_context
 from app.core.exceptions import InvalidRequestError, PayloadTooLargeError
@@ -64,7 +64,8 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send_with_context)
         finally:
             IN_FLIGHT.move(-1)
-            count_request(scope["method"], route_of(scope), status, (answered or time.perf_counter()) - started)
+            seconds = (answered or time.perf_counter()) - started
+            count_request(scope["method"], route_of(scope) or NO_ROUTE, status, seconds)
             self.log.write(scope, context, status, started)
             if context.api_key_id is not None:
                 key_usage.count(context.api_key_id, ip=context.client_ip, is_denied=status in _DENIALS)

@@ -11,7 +11,7 @@ from app.core.exceptions import IpNotAllowedError, RateLimitedError, RejectedCre
 from app.core.metrics import RATE_LIMITED, REJECTED_CREDENTIALS
 from app.core.network import household
 from app.core.principal import Principal
-from app.core.rate_limit import Budget, Charge, RateLimiter, narrowest, parse_rate
+from app.core.rate_limit import Budget, Charge, RateLimiter, narrowest
 
 _EXPORTS: Final = "10/hour"
 
@@ -80,13 +80,8 @@ async def _spend(request: Request, *charges: Charge) -> None:
     context, budget = current_context(), await limiter.spend(*charges)
     context.budget = budget if context.budget is None else narrowest((context.budget, budget))
     if budget.is_exceeded:
-        RATE_LIMITED.add(_name_of(charges, budget))
+        RATE_LIMITED.add(budget.purpose)
         raise RateLimitedError(budget.seconds_left)
-
-
-def _name_of(charges: tuple[Charge, ...], budget: Budget) -> str:
-    """The purpose of the one that is exceeded, which may be the first of two or the second."""
-    return next((purpose for rate, purpose, _ in charges if parse_rate(rate).amount == budget.limit), charges[0][1])
 
 
 def headers_of(budget: Budget | None) -> list[tuple[bytes, bytes]]:

@@ -10,18 +10,17 @@ from app.core.context import RequestContext
 from app.core.key_format import masked
 from app.core.logging_config import get_logger
 
-_PROBED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+PROBED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 _PROBE_SECONDS: Final = 60.0
 _FIRST_FAILURE: Final = 400
-_NO_ROUTE: Final = "unmatched"
+NO_ROUTE: Final = "unmatched"
 
 _log = get_logger(__name__)
 
 
-def route_of(scope: Scope) -> str:
-    """The template of the route that a request has met, such as `/api/v1/items/{item_id}`."""
-    path: str = getattr(scope.get("route"), "path", _NO_ROUTE)
-    return path
+def route_of(scope: Scope) -> str | None:
+    """The template of the route that a request has met, such as `/api/v1/items/{item_id}`; none where it met none."""
+    return getattr(scope.get("route"), "path", None)
 
 
 @dataclass
@@ -41,14 +40,14 @@ class RequestLog:
 
     def write(self, scope: Scope, context: RequestContext, status: int, started: float) -> None:
         now = time.perf_counter()
-        more = {} if scope["path"] not in _PROBED else self._sampled(scope["path"], status, now)
+        more = {} if scope["path"] not in PROBED else self._sampled(scope["path"], status, now)
         if more is None:
             return
         _log.info(
             "request",
             method=scope["method"],
             path=masked(scope["path"]),
-            route=route_of(scope),
+            route=route_of(scope) or NO_ROUTE,
             status=status,
             ms=round((now - started) * 1000, 2),
             ip=context.client_ip,

@@ -3,6 +3,7 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.request_log import route_of
 from app.core.network import is_in
 from app.core.tracing import active
 
@@ -39,4 +40,4 @@ class TracingMiddleware:
                 error = type(raised).__name__
                 raise
             finally:
-                span.tell(route=getattr(scope.get("route"), "path", None), status=status, error=error)
+                span.tell(route=route_of(scope), status=status, error=error)

@@ -1,12 +1,12 @@
 """The settings of the assistant that replies in conversations."""
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr
 
-from app.core.network import is_base_url
+from app.core.setting_types import BaseUrl
 
 
 class AssistantSettings(BaseModel):
-    assistant_base_url: str | None = Field(
+    assistant_base_url: BaseUrl | None = Field(
         None, description="Whatever speaks the chat-completions protocol, such as http://localhost:11434/v1"
     )
     assistant_api_key: SecretStr | None = Field(
@@ -27,10 +27,3 @@ class AssistantSettings(BaseModel):
     assistant_private_redirects: bool = Field(
         default=False, description="Redirects may lead to private addresses elsewhere"
     )
-
-    @field_validator("assistant_base_url")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not is_base_url(value):
-            raise ValueError("must be http(s)://host/path, without a user, a query or a fragment")
-        return value

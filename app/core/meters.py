@@ -24,6 +24,10 @@ class Meter:
         self.rows: Rows = {}
         self._zero: list[float] = [0.0]
 
+    def fits(self, labels: Sequence[str], row: Sequence[float]) -> bool:
+        """Whether another process could have counted this in the same meter."""
+        return len(labels) == len(self.labels) and len(row) == len(self._zero)
+
     def _begin(self, labels: Labels) -> list[float]:
         if len(self.rows) >= _MOST_ROWS:
             labels = ("other",) * len(self.labels)

@@ -9,7 +9,7 @@ from app.core.meters import Counter, Histogram, Level
 
 OTHER: Final = "other"
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 _COMMAND: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.5, 5)
 _SLOW: Final = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -73,7 +73,7 @@ UPLOAD_BYTES.add(amount=0)
 
 def count_request(method: str, route: str, status: int, seconds: float) -> None:
     """Count one that is over. `route` is a template; `status` is 0 when nothing was answered."""
-    if method not in _METHODS:
+    if method not in METHODS:
         method = OTHER
     REQUESTS.add(method, route, str(status))
     REQUEST_SECONDS.observe(seconds, method, route, f"{status // 100}xx" if status else "none")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from app.core.network import is_base_url
+from app.core.setting_types import BaseUrl
 
 _MIN_TOKEN_LENGTH = 16
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http"
@@ -20,7 +20,7 @@ class ObservabilitySettings(BaseModel):
     metrics_dir: Path | None = Field(
         None, description="Folder in which the workers of one container add up what they count; made where WORKERS > 1"
     )
-    otel_exporter_otlp_endpoint: str | None = Field(
+    otel_exporter_otlp_endpoint: BaseUrl | None = Field(
         None, description="Where traces go, by OTLP over HTTP, such as http://localhost:4318; needs octopus[telemetry]"
     )
 
@@ -34,11 +34,7 @@ class ObservabilitySettings(BaseModel):
     @field_validator("otel_exporter_otlp_endpoint")
     @classmethod
     def _is_sendable(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not is_base_url(value):
-            raise ValueError("must be http(s)://host/path, without a user, a query or a fragment")
-        if not _can_export():
+        if value is not None and not _can_export():
             raise ValueError("needs packages that are not here: pip install 'octopus[telemetry]'")
         return value
 

@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from app.core.key_format import masked
+from app.core.metrics import METHODS
 from app.core.tracing import Ids
 from app.core.version import VERSION
 
@@ -29,7 +30,6 @@ CLOSING_SECONDS: Final = 3.0
 _SEND_SECONDS: Final = 5.0
 _SENT_EVERY_MS: Final = 1000
 _MAX_TEXT: Final = 2048  # of a path, of which thousands may wait to be sent
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class OpenTelemetry:
@@ -44,7 +44,7 @@ class OpenTelemetry:
 
     @contextmanager
     def request(self, method: str, path: str, scheme: str, headers: Mapping[str, str]) -> Iterator["_RequestSpan"]:
-        method = method if method in _METHODS else "_OTHER"
+        method = method if method in METHODS else "_OTHER"
         attributes = {"http.request.method": method, "url.path": masked(path), "url.scheme": scheme}
         parent = self._propagator.extract(headers, Context())
         span = self._tracer.start_span(method, parent, SpanKind.SERVER, attributes)

@@ -22,6 +22,7 @@ class Budget(NamedTuple):
     `resets_at` and `counted_at` are in whole seconds since the epoch, by the clock of where it is counted.
     """
 
+    purpose: str
     limit: int
     remaining: int
     resets_at: int
@@ -70,6 +71,7 @@ class MemoryRateLimiter:
         counts[key] += 1
         spent = counts[key]
         return Budget(
+            purpose=purpose,
             limit=item.amount,
             remaining=max(0, item.amount - spent),
             resets_at=math.ceil(ends_at),

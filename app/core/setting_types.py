@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, SecretStr
 
-from app.core.network import parse_network
+from app.core.network import is_base_url, parse_network
 from app.core.rate_limit import is_rate
 
 
@@ -27,6 +27,13 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _base_url(value: str) -> str:
+    if not is_base_url(value):
+        raise ValueError("must be http(s)://host/path, without a user, a query or a fragment")
+    return value
+
+
 Rate = Annotated[str, AfterValidator(_rate)]
 Networks = Annotated[tuple[str, ...], AfterValidator(_networks)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]

@@ -206,12 +206,14 @@ async def ping(url: str) -> None:
 def _narrowest(charges: Sequence[Charge], counts: Iterator[int], now: int) -> Budget:
     """The narrowest budget of those that a request has spent."""
     spent = zip(charges, islice(counts, len(charges)), strict=True)
-    return narrowest(_budget(rate, count, now) for (rate, _, _), count in spent if count >= 0)
+    return narrowest(_budget(charge, count, now) for charge, count in spent if count >= 0)
 
 
-def _budget(rate: str, count: int, now: int) -> Budget:
+def _budget(charge: Charge, count: int, now: int) -> Budget:
+    rate, purpose, _ = charge
     item = parse_rate(rate)
     return Budget(
+        purpose=purpose,
         limit=item.amount,
         remaining=max(0, item.amount - count),
         resets_at=(now // item.get_expiry() + 1) * item.get_expiry(),

@@ -68,15 +68,15 @@ class WorkerMetrics:
 
     def sum(self, counted: Numbers) -> Sum:
         """These counts, and what the others have published."""
-        if not self.is_shared:
-            return Sum(counted, [os.getpid()])
         total, pids = _copied(counted), [os.getpid()]
-        with self._alone():
-            dead = self._take_in_the_dead()
-            for name in self._names():
+        if not self.is_shared:
+            return Sum(total, pids)
+        with suppress(OSError), self._alone():  # without the folder there is what is known here
+            dead = [name for name in self._names() if self._is_dead(name)]
+            _add(total, self._taken_in(dead))
+            for name in self._names() - set(dead):
                 pids.append(int(name.partition("-")[0]))
-                _add(total, _read(self._folder / f"{name}{_FILE}"))
-        _add(total, dead)
+                _add(total, self._read(name))
         return Sum(total, pids)
 
     @contextmanager
@@ -85,28 +85,39 @@ class WorkerMetrics:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _names(self) -> Iterable[str]:
+    def _names(self) -> set[str]:
         """Of the others."""
-        names = sorted(path.stem for path in self._folder.glob(f"*-*{_LOCK}"))
-        return [name for name in names if name != self._name]
+        return {path.stem for path in self._folder.glob(f"*-*{_LOCK}")} - {self._name}
 
-    def _take_in_the_dead(self) -> Numbers:
-        """Add what they had counted to what those before them had, and forget the files. Their levels are nothing."""
+    def _taken_in(self, dead: Sequence[str]) -> Numbers:
+        """What they and those before them had counted. Their files are forgotten, and their levels are nothing."""
         path = self._folder / f"{_DEAD}{_FILE}"
         known = _unpacked(path)
-        total, taken = known.get("numbers", {}), set(known.get("taken", ()))
-        numbers = _rows_of(total)
-        dead = [name for name in self._names() if self._is_dead(name)]
+        numbers, taken = self._fitting(known.get("numbers", {})), set(known.get("taken", ()))
         for name in dead:
             if name not in taken:  # or whoever took it in died before it could remove it
-                counted = _read(self._folder / f"{name}{_FILE}")
+                counted = self._read(name)
                 _add(numbers, {name: rows for name, rows in counted.items() if name not in self._levels})
         if dead:
-            _write(path, orjson.dumps({"numbers": _lists_of(numbers), "taken": dead}))
-        for name in dead:
+            with suppress(OSError):  # the disk is full: their files stay, and are taken in another time
+                _write(path, orjson.dumps({"numbers": _lists_of(numbers), "taken": dead}))
+                self._forget(dead)
+        return numbers
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
             for suffix in (_FILE, _LOCK):
                 (self._folder / f"{name}{suffix}").unlink(missing_ok=True)
-        return numbers
+
+    def _read(self, name: str) -> Numbers:
+        return self._fitting(_unpacked(self._folder / f"{name}{_FILE}"))
+
+    def _fitting(self, lists: dict[str, Any]) -> Numbers:
+        """Without what can't be added up: another version may have had other labels, or other buckets."""
+        return {
+            meter.name: {tuple(labels): row for labels, row in lists.get(meter.name, ()) if meter.fits(labels, row)}
+            for meter in self._meters
+        }
 
     def _is_dead(self, name: str) -> bool:
         with suppress(OSError), (self._folder / f"{name}{_LOCK}").open("wb") as lock:
@@ -139,18 +150,10 @@ def _lists_of(numbers: Numbers) -> dict[str, Any]:
     return {name: list(rows.items()) for name, rows in numbers.items()}
 
 
-def _rows_of(lists: dict[str, Any]) -> Numbers:
-    return {name: {tuple(labels): row for labels, row in rows} for name, rows in lists.items()}
-
-
-def _read(path: Path) -> Numbers:
-    return _rows_of(_unpacked(path))
-
-
 def _unpacked(path: Path) -> dict[str, Any]:
-    """Nothing when there is no such file yet."""
+    """Nothing when there is no such file yet, or when the end of its host has left it empty."""
     try:
         unpacked: dict[str, Any] = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, orjson.JSONDecodeError):
         return {}
     return unpacked

@@ -1,8 +1,10 @@
 """How credits are drawn on and given back. None of it makes the account another version: nobody edits a balance."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from bson import ObjectId
+from pymongo import UpdateOne
 
 from app.crud.base import ASCENDING, find_one_and_delete
 from app.db.mongo import Raw, find_batch
@@ -16,6 +18,17 @@ async def draw(user_id: ObjectId, amount: int) -> bool:
     where = {"_id": user_id, "credits": {"$gte": amount}}
     result = await User.get_pymongo_collection().update_one(where, {"$inc": {"credits": -amount}})
     return result.matched_count == 1
+
+
+async def draw_from_many(costs: Mapping[ObjectId, int]) -> None:
+    """Take from each what it costs, and from nobody more than there is."""
+    updates = [
+        UpdateOne({"_id": user_id, "credits": {"$gt": 0}}, _added("credits", -cost))
+        for user_id, cost in costs.items()
+        if cost
+    ]
+    if updates:
+        await User.get_pymongo_collection().bulk_write(updates, ordered=False)
 
 
 async def give(user_id: ObjectId, amount: int) -> None:

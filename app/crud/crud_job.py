@@ -1,17 +1,27 @@
 """Jobs and their leases. Times are the database's own, so that hosts need not agree about the clock."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from app.crud.base import find_one_and_update
-from app.db.mongo import get_database
+from app.db.mongo import Raw, get_database
 from app.models.enums import JobOutcome
 from app.models.job import Job
 
 _NOW: Final = "$$NOW"
 _IS_FREE: Final = {"$lte": [{"$ifNull": ["$leased_until", _NOW]}, _NOW]}
 _IS_DUE: Final = {"$and": [{"$lte": ["$due_at", _NOW]}, _IS_FREE]}
+_IS_OVERDUE: Final = {"$and": [_IS_DUE, {"$lt": ["$due_at", {"$subtract": [_NOW, 120_000]}]}]}
+
+
+class JobState(NamedTuple):
+    """A job, whether somebody is at it, and whether nobody is though it is due, or has been for two minutes."""
+
+    job: Job
+    is_held: bool
+    is_due: bool
+    is_overdue: bool
 
 
 async def add_missing(names: Sequence[str]) -> None:
@@ -20,8 +30,12 @@ async def add_missing(names: Sequence[str]) -> None:
     await get_database().command({"update": "jobs", "updates": new, "ordered": False})
 
 
-async def by_name() -> dict[str, Job]:
-    return {job.id: job async for job in Job.find_all()}
+async def by_name(names: Collection[str]) -> dict[str, JobState]:
+    """Of these jobs: the database may remember others of an earlier version."""
+    state = {"is_held": {"$not": [_IS_FREE]}, "is_due": _IS_DUE, "is_overdue": _IS_OVERDUE}
+    known: Raw = {"$match": {"_id": {"$in": list(names)}}}
+    rows = await (await Job.get_pymongo_collection().aggregate([known, {"$set": state}])).to_list()
+    return {row["_id"]: JobState(Job.model_validate(row), *(row[flag] for flag in state)) for row in rows}
 
 
 async def due() -> list[str]:
@@ -30,11 +44,9 @@ async def due() -> list[str]:
     return [row["_id"] for row in rows]
 
 
-async def make_due(name: str) -> Job:
+async def make_due(name: str) -> None:
     """Have it run now, or once more when it is running."""
-    job = await find_one_and_update(Job, {"_id": name}, [{"$set": {"due_at": _NOW}}], upsert=True)
-    assert job is not None  # noqa: S101 - it was made if it was not there
-    return job
+    await Job.get_pymongo_collection().update_one({"_id": name}, [{"$set": {"due_at": _NOW}}], upsert=True)
 
 
 async def claim(name: str, holder: str, lease: timedelta) -> Job | None:

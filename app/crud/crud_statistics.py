@@ -14,7 +14,7 @@ from pymongo.read_concern import ReadConcern
 from app.crud import crud_usage
 from app.crud.base import ASCENDING, Filter
 from app.db.mongo import Raw, find_batch, get_database
-from app.models.daily_statistics import DailyStatistics
+from app.models.daily_statistics import Counts, DailyStatistics
 from app.models.enums import AuditAction, AuditOutcome
 
 _PATIENCE: Final = 30.0  # seconds for counting one day: no request waits for it
@@ -26,17 +26,6 @@ _MADE: Final = {
     AuditAction.UPLOAD_CREATED: "uploads",
 }
 _SIGNED_IN: Final = [AuditAction.SESSION_CREATED, AuditAction.SESSION_REFRESHED]
-
-
-class Counts(NamedTuple):
-    """Of a day; `active_users` are those who signed in, renewed a session or wrote a message."""
-
-    users: int = 0
-    active_users: int = 0
-    messages: int = 0
-    keys: int = 0
-    uploads: int = 0
-    failures: int = 0
 
 
 class Present(NamedTuple):
@@ -60,7 +49,7 @@ async def count(day: date) -> Counts:
 async def keep(counts: Mapping[date, Counts], *, counted_at: datetime) -> None:
     """Write them down. No number gets less, so of two who count at once the one that saw more has the last word."""
     writes = [
-        UpdateOne({"_id": day.isoformat()}, {"$max": {**numbers._asdict(), "counted_at": counted_at}}, upsert=True)
+        UpdateOne({"_id": day.isoformat()}, {"$max": {**numbers.model_dump(), "counted_at": counted_at}}, upsert=True)
         for day, numbers in counts.items()
     ]
     if writes:

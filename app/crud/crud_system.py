@@ -1,17 +1,12 @@
-"""What the database says of itself, and of what waits in it."""
+"""What the database says of itself."""
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from pymongo.errors import OperationFailure
 
-from app.crud.base import ASCENDING
-from app.db.mongo import Raw, find_batch, get_database
-
-_MOST: Final = 10_000
-_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+from app.db.mongo import get_database
 
 
 async def facts() -> dict[str, Any]:
@@ -37,24 +32,6 @@ async def facts() -> dict[str, Any]:
     }
 
 
-async def outbox() -> dict[str, Any]:
-    """What waits to be sent, and what was given up. Both are read from an index, and no further than to a bound."""
-    waiting, failed = await asyncio.gather(*(_counted({name: {"$gt": _BEGINNING}}) for name in ("due_at", "failed_at")))
-    oldest = waiting.get("oldest")
-    return {
-        "waiting": waiting.get("count", 0),
-        "oldest_waiting_at": None if oldest is None else oldest.generation_time,
-        "failed": failed.get("count", 0),
-    }
-
-
-async def unsealed_since() -> datetime | None:
-    """When the oldest audit event was made that has no place in the chain."""
-    order = {"_id": ASCENDING}
-    rows = await find_batch("audit_events", {"seq": None}, fields={"_id": 1}, sort=order, limit=1)
-    return rows[0]["_id"].generation_time if rows else None
-
-
 def _whole(number: float | None) -> int | None:
     """Not every service that speaks the protocol tells everything."""
     return None if number is None else int(number)
@@ -67,10 +44,3 @@ async def _connections() -> dict[str, int | None]:
     except OperationFailure:
         return {"connections": None, "connections_left": None}
     return {"connections": found["current"], "connections_left": found["available"]}
-
-
-async def _counted(where: Raw) -> Raw:
-    """How many, and the id of the oldest of them."""
-    group: Raw = {"$group": {"_id": None, "count": {"$sum": 1}, "oldest": {"$min": "$_id"}}}
-    rows = await (await get_database()["outbox"].aggregate([{"$match": where}, {"$limit": _MOST}, group])).to_list()
-    return rows[0] if rows else {}

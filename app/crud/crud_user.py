@@ -1,11 +1,10 @@
 """How users are found and changed."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from bson import ObjectId
-from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from app.core import live_cache
@@ -174,20 +173,6 @@ async def add_credits(user_id: ObjectId, amount: int, *, expected: Filter) -> Us
             raise ConflictError("The account has fewer credits than that.")
         raise await _why_unchanged(user_id, None)
     return changed
-
-
-async def draw_credits(costs: Mapping[ObjectId, int]) -> None:
-    """Take credits from many, from nobody more than there are."""
-    updates = [
-        UpdateOne(
-            {"_id": user_id, "credits": {"$gt": 0}},
-            [{"$set": {"credits": {"$max": [0, {"$subtract": ["$credits", cost]}]}}}],
-        )
-        for user_id, cost in costs.items()
-        if cost
-    ]
-    if updates:
-        await User.get_pymongo_collection().bulk_write(updates, ordered=False)
 
 
 async def mark_logged_in(user: User, *, at: datetime, ip: str | None) -> User | None:

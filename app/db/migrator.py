@@ -1,7 +1,6 @@
 """Bringing the database to the schema of the code, or back: one process at a time, from where the last one stopped."""
 
 import asyncio
-from enum import Enum
 from typing import Any, Final, NamedTuple, Self
 
 from beanie import init_beanie
@@ -21,13 +20,6 @@ Database = AsyncDatabase[Raw]
 _FACT: Final = "schema"
 _POLL_SECONDS: Final = 0.2
 _log = get_logger(__name__)
-
-
-class AtStart(Enum):
-    """What becomes of a schema that is older than the code."""
-
-    MIGRATE = "migrate"
-    REFUSE = "refuse"
 
 
 class SchemaError(RuntimeError):

@@ -21,7 +21,7 @@ from app.core import background
 from app.core.context import current_context
 from app.core.exceptions import DatabaseUnavailableError
 from app.core.tasks import is_cancelled
-from app.db.migrator import AtStart, Schema, ensure_schema
+from app.db.migrator import Schema, ensure_schema
 from app.db.presence import DEFAULT_DATABASE, SERVICE, database_of, shown_name
 from app.db.restore_state import require_whole
 from app.db.schema import DOCUMENT_MODELS, ensure_indexes, has_indexes
@@ -65,10 +65,11 @@ _waiting: ContextVar[list[Callable[[], None]] | None] = ContextVar("waiting_for_
 
 @asynccontextmanager
 async def connected(
-    url: str, at_start: AtStart = AtStart.MIGRATE, listeners: Sequence[CommandListener] = ()
+    url: str, *, migrates: bool = True, listeners: Sequence[CommandListener] = ()
 ) -> AsyncIterator[AsyncDatabase[Raw]]:
     """Connect, bind the documents and see to the schema and the indexes; disconnect at the end.
 
+    `migrates`: bring a schema that is older than the code up to date, rather than refuse it.
     The database is the one that the URL names, else `octopus`. The listeners hear of every command. `SchemaError` when
     its schema can't be used.
     """
@@ -84,7 +85,7 @@ async def connected(
         await init_beanie(_database, document_models=DOCUMENT_MODELS, skip_indexes=True)
         if not (await Schema.of(_database)).is_current or not await has_indexes(_database):
             async with patient(url) as database:
-                await ensure_schema(database, migrates=at_start is AtStart.MIGRATE)
+                await ensure_schema(database, migrates=migrates)
                 await ensure_indexes(database)
         yield _database
     finally:

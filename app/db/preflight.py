@@ -5,6 +5,8 @@ from typing import Any, Final
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, ConnectionFailure, InvalidURI, OperationFailure, PyMongoError
 
+from app.db.presence import DEFAULT_DATABASE
+
 _PATIENCE_MS: Final = 5000
 _REFUSED: Final = frozenset({8000, 18, 13})  # Atlas, authentication failed, unauthorised
 
@@ -23,7 +25,7 @@ def fault_of_database(url: str) -> str | None:
 def _fault_of(client: MongoClient[dict[str, Any]]) -> str | None:
     try:
         said = client.admin.command("hello")
-        client.get_default_database("octopus").command("ping")
+        client.get_default_database(DEFAULT_DATABASE).command("ping")
     except OperationFailure as error:
         if error.code in _REFUSED:
             return f"DATABASE_URL: {_hosts(client)} refuses the user or the password"

@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 from app.core.config import Settings
 from app.db.command_listener import CommandMeter
 from app.db.embedded import embedded_server
-from app.db.migrator import AtStart, SchemaError, ensure_schema
+from app.db.migrator import SchemaError, ensure_schema
 from app.db.mongo import connected, patient
 from app.db.restore_state import RestoreUnfinishedError
 
@@ -22,9 +22,8 @@ async def open_database(settings: Settings) -> AsyncIterator[None]:
 
     `EmbeddedServerError` when there is no server to start, `SchemaError` when this code can't work on its schema.
     """
-    at_start = AtStart.MIGRATE if settings.migrate_on_start else AtStart.REFUSE
-    listeners = [CommandMeter()] if settings.is_watched else []
-    async with _server(settings) as url, connected(url, at_start, listeners):
+    migrates, listeners = settings.migrate_on_start, [CommandMeter()] if settings.is_watched else []
+    async with _server(settings) as url, connected(url, migrates=migrates, listeners=listeners):
         yield
 
 

@@ -26,8 +26,9 @@ class StatisticsNumbers(ResponseBody):
     active_users: Annotated[
         int,
         Field(
-            description="Different users who, on one day, signed in, renewed a session, or wrote a message in person "
-            "or by a key of their own. In the totals the most on one day, since days can't be added up"
+            description="Different users who, on one day, signed in, renewed a session, or are the user of a message "
+            "in the role `user`, whoever wrote it down: a service key that imports messages of 1,000 users makes all "
+            "of them active. In the totals the most on one day, since days can't be added up"
         ),
     ]
     messages: Annotated[

@@ -73,6 +73,9 @@ class ProcessSection(Section):
     cpu_seconds: float | None
     threads: int | None
     memory_bytes: Bytes
+    memory_used_bytes: Annotated[
+        Bytes, Field(description="By all processes of the container, or of the host, without what is only cache")
+    ]
     memory_limit_bytes: Annotated[Bytes, Field(description="Of the container, or what the host has")]
     memory_free_bytes: Annotated[Bytes, Field(description="Of the host")]
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -24,7 +24,6 @@ IMAGE_TYPES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/w
 THUMBNAIL_SIZES: Final = (64, 256, 1024)
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_MOST_WAITING: Final = 100
 _LONGEST_ANSWER: Final = 32 * 1024 * 1024
 _PART_BYTES: Final = 256 * 1024
 _LONGEST_SENTENCE: Final = 200
@@ -94,17 +93,18 @@ class Text(NamedTuple):
 
 
 class FileWorkers:
-    """As many processes at once as there are processors to this one; the rest waits, as far as there is room."""
+    """As many processes at once as there are processors to this one; the rest waits."""
 
-    def __init__(self, *, at_once: int, most_waiting: int = _MOST_WAITING) -> None:
-        # For whoever has to get a file ready first: those that are worked on, and the one that is next.
-        self.places = asyncio.Semaphore(at_once + 1)
+    def __init__(self, *, at_once: int) -> None:
+        self._places = asyncio.Semaphore(at_once + 1)
         self._turns = asyncio.Semaphore(at_once)
         self._at_once = at_once
-        self._most_waiting = most_waiting
-        self._waiting = 0
         self._processes: set[Process] = set()
         self._is_closed = False
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """For whoever has to get a file ready first: those that are worked on have one, and the one that is next."""
+        return _waited_for(self._places)
 
     async def make_thumbnails(self, path: Path, content_type: str) -> Picture | Failure:
         """Of a picture of one of the `IMAGE_TYPES`, for each of the `THUMBNAIL_SIZES`."""
@@ -118,19 +118,8 @@ class FileWorkers:
 
     async def work(self, kind: Kind, path: Path, *arguments: str) -> Answer | Failure:
         """Let a process do it when there is a turn. Whoever gives up waiting for the answer ends the process."""
-        if self._turns.locked() and self._waiting >= self._most_waiting:
-            return _failure(Fault.BUSY)
-        self._waiting += 1
-        FILE_WORK.move(1)
-        try:
-            await self._turns.acquire()
-        finally:
-            self._waiting -= 1
-            FILE_WORK.move(-1)
-        try:
+        async with _waited_for(self._turns):
             return _failure(Fault.CLOSED) if self._is_closed else await self._run(kind, path, arguments)
-        finally:
-            self._turns.release()
 
     async def close(self) -> None:
         """End what runs, and let nothing begin any more."""
@@ -186,6 +175,19 @@ def file_workers() -> FileWorkers:
     if _active is None:
         raise RuntimeError("The file workers are not open.")
     return _active
+
+
+@asynccontextmanager
+async def _waited_for(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    FILE_WORK.move(1)
+    try:
+        await turns.acquire()
+    finally:
+        FILE_WORK.move(-1)
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 async def _start(kind: Kind, path: Path, arguments: tuple[str, ...]) -> Process:

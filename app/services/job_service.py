@@ -26,7 +26,6 @@ from app.core.tasks import is_cancelled
 from app.crud import crud_job
 from app.db.mongo import after_commit, transactional
 from app.models.enums import AuditAction, JobOutcome
-from app.models.job import Job
 from app.services import audit_service
 
 # Whoever dies is followed by another after the lease and one look: within 30 s.
@@ -58,18 +57,17 @@ class _Awoken:
     event: asyncio.Event | None = None
 
 
-async def request(name: str) -> Job:
+async def request(name: str) -> None:
     """Have a job run as soon as somebody is free for it: once more when it is running."""
     after_commit(_wake)
-    return await crud_job.make_due(name)
+    await crud_job.make_due(name)
 
 
 @transactional
-async def run_now(name: str, *, by: Principal) -> Job:
+async def run_now(name: str, *, by: Principal) -> None:
     """The same, for an administrator."""
-    job = await request(name)
+    await request(name)
     await audit_service.record(AuditAction.JOB_REQUESTED, by=by, target=("job", None), name=name)
-    return job
 
 
 async def run_jobs(types: Sequence[JobType]) -> None:

@@ -18,7 +18,7 @@ from app.core.normalise import name_key
 from app.core.principal import Principal
 from app.core.tasks import is_cancelled
 from app.core.turns import Turns
-from app.crud import crud_message_log, crud_usage, crud_user
+from app.crud import crud_credit, crud_message_log, crud_usage, crud_user
 from app.db.mongo import transactional
 from app.models.enums import AuditAction
 from app.models.message_log import MessageLog
@@ -77,7 +77,7 @@ async def _store(logs: Sequence[MessageLog], use: _Use, *, rejected: int, by: Pr
     """The logs and all that they draw on, or nothing."""
     if await crud_user.existing(use.credits.keys()) != use.credits.keys():
         raise ConflictError("A user was deleted meanwhile, and nothing is stored. Try again.")
-    await crud_user.draw_credits(use.credits)
+    await crud_credit.draw_from_many(use.credits)
     await crud_usage.count_tokens(use.tokens)
     await MessageLog.insert_many(logs)
     await audit_service.record(

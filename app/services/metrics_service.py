@@ -17,17 +17,17 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from app.core import background, metrics
-from app.core.clock import utc_now
 from app.core.logging_config import get_logger
 from app.core.meters import Counter, Histogram, Meter, Rows
 from app.core.shared_answer import SharedAnswer
 from app.core.version import VERSION
 from app.core.worker_metrics import Sum, WorkerMetrics
 from app.crud import crud_job, crud_queue
+from app.crud.crud_job import JobState
 from app.db.pool import current_pool
-from app.models.job import Job
 from app.services import external_api, key_usage_service, refusal_service
 from app.services.health_service import Checks
+from app.services.jobs import JOB_NAMES
 
 _PUBLISHED_EVERY_SECONDS: Final = 1.0
 REMEMBERED_SECONDS = 2.0
@@ -50,7 +50,7 @@ class Scraper:
         if not self._workers.is_shared:
             yield
             return
-        await asyncio.to_thread(self._workers.publish, self._counted())
+        await self._publish()
         publisher = asyncio.create_task(self._publish_forever(), name="metrics")
         try:
             yield
@@ -67,10 +67,13 @@ class Scraper:
     async def _publish_forever(self) -> None:
         while True:
             await asyncio.sleep(_PUBLISHED_EVERY_SECONDS)
-            try:
-                await asyncio.to_thread(self._workers.publish, self._counted())
-            except OSError as error:
-                _log.warning("metrics_not_published", error=type(error).__name__)
+            await self._publish()
+
+    async def _publish(self) -> None:
+        try:
+            await asyncio.to_thread(self._workers.publish, self._counted())
+        except OSError as error:  # nobody is kept from serving by a disk that is full
+            _log.warning("metrics_not_published", error=type(error).__name__)
 
     def _counted(self) -> dict[str, Rows]:
         _measure_levels()
@@ -121,7 +124,7 @@ def _measure_levels() -> None:
 
 async def _queues() -> list[Family]:
     """One after the other: a scrape takes one connection of the pool, not all."""
-    jobs = await crud_job.by_name()
+    jobs = await crud_job.by_name(JOB_NAMES)
     return [
         Gauge("octopus_mails_due", "Mails that should be sent by now.", await crud_queue.mails_due()),
         Gauge("octopus_mails_failed", "Mails given up within 30 days.", await crud_queue.mails_failed()),
@@ -130,15 +133,14 @@ async def _queues() -> list[Family]:
     ]
 
 
-def _about_jobs(jobs: dict[str, Job]) -> Iterator[Family]:
-    now = utc_now()
-    due = [job for job in jobs.values() if job.due_at <= now and (job.leased_until is None or job.leased_until <= now)]
-    yield Gauge("octopus_jobs_due", "Jobs that should run and that nobody is at.", len(due))
+def _about_jobs(jobs: dict[str, JobState]) -> Iterator[Family]:
+    due = sum(state.is_due for state in jobs.values())
+    yield Gauge("octopus_jobs_due", "Jobs that should run and that nobody is at.", due)
     success = Gauge(
         "octopus_job_last_success_timestamp_seconds", "When a job has last gone well, anywhere.", labels=["task"]
     )
     took = Gauge("octopus_job_last_duration_seconds", "How long its last run took.", labels=["task"])
-    for name, job in jobs.items():
+    for name, (job, *_) in jobs.items():
         if job.succeeded_at is not None:
             success.add_metric([name], job.succeeded_at.timestamp())
         if job.duration_ms is not None:

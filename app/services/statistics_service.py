@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from app.core.clock import utc_now
 from app.crud import crud_statistics
-from app.crud.crud_statistics import Counts
 from app.db.mongo import Raw
+from app.models.daily_statistics import Counts
 from app.schemas.statistics import PresentNumbers, StatisticsDay, StatisticsNumbers, StatisticsRead
 
 MOST_DAYS: Final = 365
@@ -46,8 +46,8 @@ async def latest(days: int) -> StatisticsRead:
     """The last so many days, today included, the oldest first. A day of which nothing is known has zeros."""
     wanted = _days(utc_now().date(), days)[::-1]
     known = await crud_statistics.since(wanted[0] - timedelta(days=1))  # just after midnight that is the latest
-    series = [StatisticsDay(day=day, **_numbers(known.get(day))._asdict()) for day in wanted]
-    totals = {name: sum(getattr(each, name) for each in series) for name in Counts._fields}
+    series = [StatisticsDay(day=day, **Counts.model_validate(known.get(day, {})).model_dump()) for day in wanted]
+    totals = {name: sum(getattr(each, name) for each in series) for name in Counts.model_fields}
     totals["active_users"] = max(each.active_users for each in series)
     return StatisticsRead(
         first_day=wanted[0],
@@ -69,10 +69,6 @@ def _is_due(day: date, row: Raw | None, now: datetime) -> bool:
         return True
     end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
     return any(_counted_at(row) < end + wait <= now for wait in _COUNTED_AGAIN_AFTER)
-
-
-def _numbers(row: Raw | None) -> Counts:
-    return Counts(**{name: row[name] for name in Counts._fields}) if row else Counts()
 
 
 def _counted_at(row: Raw) -> datetime:

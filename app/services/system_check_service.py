@@ -44,8 +44,8 @@ def _nearly_full(system: SystemRead) -> Iterator[Finding]:
     disk, process = system.disk, system.process
     if _share(disk) > _FULL:
         yield "disk_nearly_full", {"free_bytes": disk.free_bytes, "total_bytes": disk.total_bytes}
-    if (process.memory_bytes or 0) > _FULL * (process.memory_limit_bytes or float("inf")):
-        yield "memory_nearly_full", {"bytes": process.memory_bytes, "limit_bytes": process.memory_limit_bytes}
+    if (process.memory_used_bytes or 0) > _FULL * (process.memory_limit_bytes or float("inf")):
+        yield "memory_nearly_full", {"bytes": process.memory_used_bytes, "limit_bytes": process.memory_limit_bytes}
 
 
 def _share(disk: DiskSection) -> float:

@@ -8,9 +8,9 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import aiosmtplib
 import psutil
@@ -20,9 +20,8 @@ from app.core.circuit_breaker import CircuitOpenError
 from app.core.clock import utc_now
 from app.core.config import Settings, get_settings
 from app.core.smtp_server import SmtpServer
-from app.crud import crud_job, crud_system
+from app.crud import crud_audit_event, crud_job, crud_queue
 from app.models.enums import JobOutcome
-from app.models.job import Job
 from app.services.external_api import get_api
 from app.services.scanner import scanner_of
 from app.services.storage import get_storage
@@ -30,12 +29,28 @@ from app.services.storage import get_storage
 R = TypeVar("R")
 Facts = dict[str, Any]
 
+
+class _Group(NamedTuple):
+    """Where a version of control groups says what a container may use, what it does, and how much of that is cache."""
+
+    limit: str
+    used: str
+    statistics: str
+    cache: str
+
+
+_GROUPS: Final = (
+    _Group("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    _Group(
+        *("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+        *("memory/memory.stat", "total_inactive_file"),
+    ),
+)
+
 # Of their own, so that a disk that hangs takes no thread away from anything else.
 _threads: Final = ThreadPoolExecutor(2, thread_name_prefix="system")
-_OVERDUE_AFTER: Final = timedelta(minutes=2)
 _SMTP_SECONDS: Final = 2.0
-# What a container is given, in the second and the first version of control groups.
-_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CONTROL_GROUP: Final = Path("/sys/fs/cgroup")
 
 
 async def storage() -> Facts:
@@ -60,8 +75,8 @@ async def mail() -> Facts:
     """A server that greets is there. No password is shown to it: that would be one more log-in every few minutes."""
     url = get_settings().smtp_url
     if url is None:
-        folder = _existing(get_settings().data_dir / "outbox")
-        if not await _in_thread(lambda: os.access(folder, os.W_OK)):
+        folder = get_settings().data_dir / "outbox"
+        if not await _in_thread(lambda: os.access(_existing(folder), os.W_OK)):
             raise PermissionError
         return {"kind": "folder"}
     server = SmtpServer.parse(url.get_secret_value())
@@ -73,6 +88,11 @@ async def mail() -> Facts:
     finally:
         client.close()
     return {"kind": "smtp"}
+
+
+async def outbox() -> Facts:
+    waiting, failed = await asyncio.gather(crud_queue.mails_waiting(), crud_queue.mails_failed())
+    return {"waiting": waiting.number, "oldest_waiting_at": waiting.since, "failed": failed}
 
 
 async def rate_limits() -> Facts:
@@ -94,7 +114,8 @@ async def assistant() -> Facts | None:
 
 
 async def process() -> Facts:
-    return await _in_thread(lambda: _this_process(get_settings()))
+    """Not in a thread, which might be waited for: the kernel answers at once, whatever the disk does."""
+    return _this_process(get_settings())
 
 
 async def disk() -> Facts:
@@ -103,26 +124,22 @@ async def disk() -> Facts:
 
 
 async def jobs(names: frozenset[str]) -> Facts:
-    """Of the jobs with these names: the database may remember others of an earlier version."""
-    now = utc_now()
-    known = [job for job in (await crud_job.by_name()).values() if job.id in names]
+    known = sorted((await crud_job.by_name(names)).items())
     return {
-        "running": sorted(job.id for job in known if _is_held(job, now)),
-        "failed": sorted(job.id for job in known if job.outcome is JobOutcome.FAILURE),
-        "overdue": sorted(job.id for job in known if job.due_at < now - _OVERDUE_AFTER and not _is_held(job, now)),
+        "running": [name for name, state in known if state.is_held],
+        "failed": [name for name, state in known if state.job.outcome is JobOutcome.FAILURE],
+        "overdue": [name for name, state in known if state.is_overdue],
     }
 
 
 async def audit() -> Facts:
-    return {"unsealed_since": await crud_system.unsealed_since()}
-
-
-def _is_held(job: Job, now: datetime) -> bool:
-    return job.leased_until is not None and job.leased_until > now
+    oldest = await crud_audit_event.unsealed(limit=1)
+    return {"unsealed_since": oldest[0]["_id"].generation_time if oldest else None}
 
 
 def _this_process(settings: Settings) -> Facts:
-    me, host = psutil.Process(), psutil.virtual_memory()
+    me = psutil.Process()
+    limit, used = _memory()
     with me.oneshot():
         started_at = datetime.fromtimestamp(int(me.create_time()), UTC)
         spent = me.cpu_times()
@@ -134,14 +151,26 @@ def _this_process(settings: Settings) -> Facts:
             "cpu_seconds": round(spent.user + spent.system, 2),
             "threads": me.num_threads(),
             "memory_bytes": me.memory_info().rss,
-            "memory_limit_bytes": min([host.total, *_limits()]),
-            "memory_free_bytes": host.available,
+            "memory_used_bytes": used,
+            "memory_limit_bytes": limit,
+            "memory_free_bytes": psutil.virtual_memory().available,
         }
 
 
-def _limits() -> list[int]:
-    texts = [path.read_text().strip() for path in _LIMITS if path.exists()]
-    return [int(text) for text in texts if text.isdigit()]  # or it says `max`
+def _memory() -> tuple[int, int]:
+    """What all processes of the container may use together, and what they do; of the host where it has no limit."""
+    host = psutil.virtual_memory()
+    for group in _GROUPS:
+        limit = _text_of(group.limit)
+        if limit.isdigit() and int(limit) < host.total:  # or it says `max`, or more than there is
+            kept = dict(line.split() for line in _text_of(group.statistics).splitlines())
+            return int(limit), int(_text_of(group.used)) - int(kept.get(group.cache, 0))
+    return host.total, host.total - host.available
+
+
+def _text_of(name: str) -> str:
+    path = _CONTROL_GROUP / name
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _existing(folder: Path) -> Path:

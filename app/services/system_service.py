@@ -32,7 +32,7 @@ async def inspect(job_names: frozenset[str]) -> SystemRead:
         "storage": _ask(sections.StorageSection, probes.storage),
         "scanner": _ask(sections.ScannerSection, probes.scanner),
         "mail": _ask(sections.MailSection, probes.mail),
-        "outbox": _ask(sections.OutboxSection, crud_system.outbox),
+        "outbox": _ask(sections.OutboxSection, probes.outbox),
         "rate_limits": _ask(sections.RateLimitSection, probes.rate_limits),
         "assistant": _ask(sections.AssistantSection, probes.assistant),
         "disk": _ask(sections.DiskSection, probes.disk),

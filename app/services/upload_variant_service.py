@@ -177,7 +177,7 @@ async def _copy_of(upload: Upload) -> AsyncIterator[Path]:
 
     Where such files are is often memory, as in containers, so those who wait for a turn have none yet.
     """
-    async with file_workers().places:
+    async with file_workers().place():
         with tempfile.TemporaryFile(prefix="octopus-") as copy:
             async for chunk in get_storage().read(key_of(upload.stem)):
                 await asyncio.to_thread(copy.write, chunk)

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from httpx import AsyncClient
 
+from app.core.scopes import Role
 from app.models.job import Job
 from app.models.message import Message
 from app.services import job_service
 from tests.api.test_errors import assert_problem
 from tests.conftest import Serve
 from tests.factories import SignedInUser, make_conversation, make_signed_in
+from tests.scraping import scrape
 from tests.services.test_jobs import Tidied, kind_of
 
 HOUR = timedelta(hours=1)
@@ -160,3 +162,27 @@ class TestJobs:
         job = await Job.get("tidy")
         assert job is not None
         assert timedelta(minutes=59) < job.due_at - datetime.now(UTC) < timedelta(minutes=61)
+
+    @pytest.mark.parametrize("by", [HOUR, -HOUR])
+    async def test_are_shown_by_the_clock_of_the_database(
+        self, serve: Serve, jump: Jump, by: timedelta, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_service, "LOOK_EVERY", HOUR)  # or what is due would be begun
+        now, minute = datetime.now(UTC), timedelta(minutes=1)
+        held = {"holder": "host:1", "leased_until": now + minute}
+        async with serve(auth_cache_seconds=0) as client:
+            await Job(id="prune_logs", due_at=now - 5 * minute, **held).insert()
+            await Job(id="prune_audit", due_at=now + minute).insert()
+            await Job(id="expire_keys", due_at=now - 5 * minute).insert()
+            await Job(id="seal_audit", due_at=now - minute).insert()
+            await Job(id="of_an_older_version", due_at=now - 5 * minute, succeeded_at=now).insert()
+            jump(by)
+            admin = (await make_signed_in(role=Role.ADMIN)).headers
+            listed = (await client.get("/api/v1/admin/jobs", headers=admin)).json()
+            shown = (await client.get("/api/v1/admin/system", headers=admin)).json()["jobs"]
+            metrics = await scrape(client)
+
+        assert [job["name"] for job in listed if job["is_running"]] == ["prune_logs"]
+        assert (shown["running"], shown["overdue"]) == (["prune_logs"], ["expire_keys"])
+        assert metrics.value("octopus_jobs_due") == 2
+        assert metrics.labels("octopus_job_last_success_timestamp_seconds", "task") == set()

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,22 @@ from bson import ObjectId
 from httpx import AsyncClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from app import main
 from app.core.clock import utc_now
+from app.core.rate_limit import MemoryRateLimiter
 from app.crud import crud_queue
+from app.db.mongo import get_database
 from app.models.audit_event import AuditEvent
 from app.models.enums import MailKind
 from app.models.outgoing_mail import OutgoingMail
 from app.models.user import User
-from app.services import job_service, metrics_service, refusal_service
+from app.services import job_service, metrics_service, refusal_service, system_probes
 from app.services.jobs import JOBS
 from tests.api.test_health import Road, road
 from tests.assistant_server import open_assistant
 from tests.clamd_server import ClamdServer, clamd, running_clamd
 from tests.conftest import PRODUCTION, Serve
-from tests.factories import make_conversation, make_messages, make_signed_in
+from tests.factories import make_api_key, make_conversation, make_messages, make_signed_in
 from tests.scraping import Scrape, scrape
 from tests.streams import opened
 from tests.test_project_files import ROOT
@@ -36,6 +39,7 @@ from tests.test_project_files import ROOT
 __all__ = ["clamd", "road", "running_clamd"]  # the fixtures
 TOKEN = "scrape-9f2b7c41d83e"
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+LIMITS = ("authenticated", "key's own")
 # What no metric of ours is: what Prometheus adds to every scrape, and the words of its language.
 FOREIGN = {"up"}
 PAGES = ROOT / "docs" / "observability"
@@ -163,6 +167,24 @@ class TestScrape:
         }
         assert met == {"anonymous": 2, "credentials": 1}
 
+    async def test_says_which_of_two_limits_was_met_when_their_numbers_are_the_same(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 6000.0
+        monkeypatch.setattr(main, "MemoryRateLimiter", lambda: MemoryRateLimiter(lambda: now))
+        async with serve(rate_limit_authenticated="2/minute") as client:
+            key = await make_api_key("read", owner=await make_signed_in(), rate_limit="2/hour")
+            before = await scrape(client)
+            for _ in range(2):
+                assert (await client.get("/api/v1/items", headers=key.headers)).status_code == 200
+            now += 60
+            assert (await client.get("/api/v1/items", headers=key.headers)).status_code == 429
+            after = await scrape(client)
+
+        name = "octopus_rate_limited_requests_total"
+        met = {limit: after.value(name, limit=limit) - before.value(name, limit=limit) for limit in LIMITS}
+        assert met == {"authenticated": 0, "key's own": 1}
+
     async def test_tells_what_it_can_without_the_database(self, serve: Serve, road: tuple[Road, str]) -> None:
         way, url = road
         async with serve(database_url=url) as client:
@@ -185,6 +207,34 @@ class TestQueues:
         ).insert()
 
         assert (await crud_queue.mails_due(), await crud_queue.mails_failed()) == (0, 1)
+
+    @pytest.mark.usefixtures("client")
+    async def test_are_counted_for_everybody_without_reading_a_mail(self) -> None:
+        for moments in ({"due_at": utc_now() + timedelta(hours=1)}, {"due_at": None, "failed_at": utc_now()}):
+            await OutgoingMail(kind=MailKind.PASSWORD_CHANGED, user_id=ObjectId(), **moments).insert()
+        database = get_database()
+        await database.command("profile", 2)
+        shown = await system_probes.outbox()
+        due, failed = await crud_queue.mails_due(), await crud_queue.mails_failed()
+        await database.command("profile", 0)
+
+        counts = await database["system.profile"].find({"command.aggregate": "outbox"}).to_list()
+        await database.drop_collection("system.profile")
+
+        assert (shown["waiting"], shown["failed"], due, failed) == (1, 1, 0, 1)
+        assert [count["docsExamined"] for count in counts] == [0] * 4
+
+
+class TestFolder:
+    async def test_keeps_nobody_from_serving_when_nothing_can_be_written_there(
+        self, serve: Serve, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "metrics").write_text("no folder")
+        async with serve(metrics_dir=tmp_path / "metrics") as client:
+            shown = await scrape(client)
+
+        assert shown.value("octopus_workers") == 1
+        assert "metrics_not_published" in capfd.readouterr().err
 
 
 class TestEnd:

@@ -11,10 +11,9 @@ from httpx import AsyncClient
 from app.core.clock import utc_now
 from app.core.scopes import Role
 from app.crud import crud_statistics
-from app.crud.crud_statistics import Counts
 from app.db.mongo import get_database
 from app.models.audit_event import AuditEvent
-from app.models.daily_statistics import DailyStatistics
+from app.models.daily_statistics import Counts, DailyStatistics
 from app.models.job import Job
 from app.services import refusal_service, statistics_service
 from app.services.statistics_service import Refreshed
@@ -189,6 +188,21 @@ class TestStatistics:
         await statistics_service.refresh()
 
         assert [row["active_users"] for row in (await stats(client, admin, 3))["series"]] == [0, 1, 0]
+
+    async def test_take_users_for_active_whose_messages_a_service_key_writes(
+        self, client: AsyncClient, admin: Headers
+    ) -> None:
+        ada, bob = await make_user(), await make_user()
+        conversation, key = await make_conversation(ada, bob), await make_api_key("write")
+        for body in ({"user_id": str(ada.id)}, {"user_id": str(bob.id)}, {"role": "assistant"}):
+            path = f"/api/v1/conversations/{conversation.id}/messages"
+            written = await client.post(path, json={"content": "Tea", **body}, headers=key.headers)
+            assert written.status_code == 201, written.text
+        await move_to(TODAY)
+
+        await statistics_service.refresh()
+
+        assert (await stats(client, admin, 1))["totals"]["active_users"] == 2
 
 
 class TestRefreshing:

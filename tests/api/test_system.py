@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -25,7 +26,7 @@ from app.models.audit_event import AuditEvent
 from app.models.enums import JobOutcome, MailKind
 from app.models.job import Job
 from app.models.outgoing_mail import OutgoingMail
-from app.services import system_check_service
+from app.services import system_check_service, system_probes
 from app.services.external_api import ExternalApiError, get_api
 from app.services.jobs import JOB_NAMES
 from tests.api.test_errors import OwnMongod, own_mongod
@@ -51,6 +52,9 @@ PARTS: tuple[str, ...] = (
     "disk",
 )
 PARTS = (*PARTS, "jobs", "audit")
+
+
+MB, GB = 10**6, 10**9
 
 
 class Usage(NamedTuple):
@@ -140,6 +144,7 @@ class TestSystem:
         process = shown["process"]
         assert (process["pid"], process["workers"]) == (psutil.Process().pid, 1)
         assert 50_000_000 < process["memory_bytes"] < process["memory_limit_bytes"]
+        assert 50_000_000 < process["memory_used_bytes"] < process["memory_limit_bytes"]
         assert 0 < shown["disk"]["free_bytes"] < shown["disk"]["total_bytes"]
         assert shown["storage"]["total_bytes"] == shown["disk"]["total_bytes"]
 
@@ -179,6 +184,20 @@ class TestSystem:
         assert shown["process"]["pid"] > 0
         assert seconds < 5
 
+    async def test_shows_the_process_while_the_disk_hangs(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        admin = await make_signed_in(role=Role.ADMIN)
+        existing, mended = system_probes._existing, threading.Event()
+        monkeypatch.setattr(system_probes, "_existing", lambda folder: mended.wait(20) and existing(folder))
+        for _ in range(2):
+            shown = await system(client, admin.headers)
+            away = {name for name, status in statuses(shown).items() if status == "unavailable"}
+            assert away == {"storage", "mail", "disk"}
+        mended.set()
+
+        assert shown["process"]["pid"] > 0
+
     async def test_shows_what_is_not_configured_as_off(self, client: AsyncClient) -> None:
         shown = await system(client, (await make_signed_in(role=Role.ADMIN)).headers)
 
@@ -216,6 +235,42 @@ class TestSystemCheck:
                 await asyncio.sleep(0.02)
         assert job["outcome"] == "success"
         assert {"storage_unavailable", "disk_nearly_full", "mails_waiting"} <= set(job["result"]["findings"])
+
+    @pytest.mark.usefixtures("client")
+    @pytest.mark.parametrize(("available", "findings"), [(11, []), (9, ["memory_nearly_full"])])
+    async def test_warns_of_a_host_whose_memory_many_processes_fill(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, available: int, findings: list[str]
+    ) -> None:
+        monkeypatch.setattr(system_probes, "_CONTROL_GROUP", tmp_path)
+        host = psutil.virtual_memory()._replace(total=100 * GB, available=available * GB)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+
+        assert (await system_check_service.check(JOB_NAMES)).findings == findings
+
+    @pytest.mark.usefixtures("client")
+    @pytest.mark.parametrize(("used", "findings"), [(91, []), (93, ["memory_nearly_full"])])
+    @pytest.mark.parametrize(
+        ("cache", "names"),
+        [
+            ("inactive_file", ["memory.max", "memory.current", "memory.stat"]),
+            ("total_inactive_file", [f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")]),
+        ],
+    )
+    async def test_warns_of_a_container_by_its_own_limit_and_leaves_out_what_is_only_cache(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        cache: str,
+        names: list[str],
+        used: int,
+        findings: list[str],
+    ) -> None:
+        monkeypatch.setattr(system_probes, "_CONTROL_GROUP", tmp_path)
+        (tmp_path / "memory").mkdir()
+        for name, content in zip(names, (100 * MB, used * MB, f"anon 7\n{cache} {2 * MB}"), strict=True):
+            (tmp_path / name).write_text(f"{content}\n")
+
+        assert (await system_check_service.check(JOB_NAMES)).findings == findings
 
 
 async def shown_job(client: AsyncClient, headers: dict[str, str]) -> Any:

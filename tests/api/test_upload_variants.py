@@ -20,6 +20,7 @@ from app.services.file_worker import Failure, FileWorkers, file_workers
 from app.services.storage import get_storage
 from tests.factories import SignedInUser, make_signed_in, make_upload
 from tests.hostile_files import pdf, photo, picture, png_bomb, word
+from tests.scraping import scrape
 from tests.stored_uploads import chunks, store_upload
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -259,7 +260,7 @@ class TestRefusedThumbnail:
     async def test_copies_no_more_files_than_are_worked_on(
         self, client: AsyncClient, ada: SignedInUser, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(file_workers(), "places", asyncio.Semaphore(2))
+        monkeypatch.setattr(file_workers(), "_places", asyncio.Semaphore(2))
         uploads, copies, most = [await store_picture(ada) for _ in range(4)], [], 0
         make = tempfile.TemporaryFile
 
@@ -275,6 +276,22 @@ class TestRefusedThumbnail:
 
         assert [answer.status_code for answer in answers] == [200] * 4
         assert (len(copies), most) == (4, 2)
+
+    async def test_is_seen_in_the_metrics_while_it_waits(
+        self, client: AsyncClient, ada: SignedInUser, works: Works, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(file_workers(), "_places", asyncio.Semaphore(1))
+        uploads = [await store_picture(ada) for _ in range(4)]
+        works.may_go_on.clear()
+        asked = [asyncio.create_task(client.get(thumbnail_of(each, 64), headers=ada.headers)) for each in uploads]
+
+        async with asyncio.timeout(10):
+            while (await scrape(client)).value("octopus_file_work_waiting") != 3:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
+        works.may_go_on.set()
+
+        assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200] * 4
+        assert (await scrape(client)).value("octopus_file_work_waiting") == 0
 
 
 class TestDeletedMeanwhile:

@@ -128,6 +128,18 @@ class TestSpend:
 
         assert (budget.limit, budget.is_exceeded, budget.resets_at) == (2, True, 7200)
 
+    async def test_says_for_what_the_one_is_that_refused(self, limiter: MemoryRateLimiter, clock: Clock) -> None:
+        common, own = ("2/minute", "authenticated", "a"), ("2/hour", "key's own", "a")
+
+        refused = [[await limiter.spend(common, own) for _ in range(3)][-1]]
+        clock.now += 60
+        refused.append(await limiter.spend(common, own))
+
+        assert [(budget.purpose, budget.is_exceeded) for budget in refused] == [
+            ("authenticated", True),
+            ("key's own", True),
+        ]
+
     async def test_tells_of_the_one_that_lasts_longest_when_as_much_is_left(self, limiter: MemoryRateLimiter) -> None:
         budgets = [
             await limiter.spend(*charges)

@@ -106,7 +106,12 @@ class TestBudget:
 
         ends_at = (int(before) // DAY + 1) * DAY
         assert budget == Budget(
-            limit=3, remaining=2, resets_at=ends_at, is_exceeded=False, counted_at=budget.counted_at
+            purpose="login",
+            limit=3,
+            remaining=2,
+            resets_at=ends_at,
+            is_exceeded=False,
+            counted_at=budget.counted_at,
         )
         assert budget.counted_at - int(before) in {0, 1}
         (key,) = [key for key in redis_server.names() if ":login:" in key]
@@ -165,6 +170,8 @@ class TestSeveralRates:
         third, fourth = await limiter.spend(common, own), await limiter.spend(common, own)
         rest = await limiter.spend(("9/day", "key's own", "a"))
 
+        purposes = ["key's own"] * 3 + ["authenticated"]
+        assert [budget.purpose for budget in (first, second, third, fourth)] == purposes
         assert [budget.limit for budget in (first, second, third, fourth)] == [1, 1, 1, 3]
         assert lefts([first, second, third, fourth]) == [0, -1, -1, -1]
         assert rest.remaining == 9 - 4  # the fourth request had spent only the common one

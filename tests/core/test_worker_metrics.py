@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,6 +99,50 @@ class TestSum:
             list(pool.map(lambda _: ada.shared.publish(counted), range(500)))
 
         assert ada.sum()[0] == 3
+
+    def test_is_told_while_the_disk_is_full_and_counts_nobody_twice(self, hire: Hire, tmp_path: Path) -> None:
+        ada = hire().count(3, 2)
+        hire().count(10, 100).die()
+        (tmp_path / "dead.new").mkdir()  # nothing can be written there
+
+        assert [ada.sum()[0] for _ in range(3)] == [13] * 3
+        (tmp_path / "dead.new").rmdir()
+        assert [ada.sum()[0] for _ in range(3)] == [13] * 3
+        assert len(list(tmp_path.iterdir())) == 4
+
+    def test_is_of_who_is_asked_when_there_is_no_folder(self, hire: Hire, tmp_path: Path) -> None:
+        ada = hire().count(3, 2)
+        shutil.rmtree(tmp_path)
+
+        assert ada.sum()[0] == 3
+
+    @pytest.mark.parametrize("content", [b"", b"\0\0\0"])
+    def test_begins_anew_with_what_the_end_of_the_host_has_left(
+        self, hire: Hire, tmp_path: Path, content: bytes
+    ) -> None:
+        ada, bob = hire().count(3, 2), hire().count(10, 1)
+        (tmp_path / "dead.json").write_bytes(content)
+        (tmp_path / f"{bob.shared._name}.json").write_bytes(content)
+
+        assert ada.sum()[0] == 3
+        bob.count(1, 1).die()
+        assert [ada.sum()[0] for _ in range(2)] == [14] * 2
+
+    def test_leaves_out_what_another_version_has_counted_by_other_labels_or_buckets(
+        self, hire: Hire, tmp_path: Path
+    ) -> None:
+        ada, bob = hire().count(3, 2), hire()
+        before = Counter("teas", "", "kind", "size"), Histogram("times", "", bounds=(0.1, 1, 10)), bob.cups
+        before[0].add("green", "small", amount=5)
+        before[1].observe(0.1)
+        old = WorkerMetrics(before, tmp_path)
+        old.publish(old.counted())
+        bob.count(10, 1)
+
+        assert ada.sum() == (13, [2, 0, 0, 0.2], 3)
+        old.close(old.counted())
+        assert ada.sum() == (13, [2, 0, 0, 0.2], 3)
+        assert ada.shared.sum({}).numbers["teas"].keys() == {("green",)}
 
 
 class TestMeter:

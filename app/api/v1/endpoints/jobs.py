@@ -3,14 +3,13 @@ from http import HTTPStatus
 from fastapi import APIRouter
 
 from app.api.deps import Administrator
-from app.core.clock import utc_now
 from app.core.exceptions import NotFoundError
 from app.crud import crud_job
-from app.models.job import Job
+from app.crud.crud_job import JobState
 from app.schemas.job import JobRead
 from app.services import job_service
 from app.services.job_service import JobType
-from app.services.jobs import JOBS
+from app.services.jobs import JOB_NAMES, JOBS
 
 router = APIRouter(prefix="/api/v1/admin/jobs", tags=["jobs"])
 _TYPES = {kind.name: kind for kind in JOBS}
@@ -19,7 +18,7 @@ _TYPES = {kind.name: kind for kind in JOBS}
 @router.get("")
 async def list_jobs(_: Administrator) -> list[JobRead]:
     """What the service does by itself: when, where at the moment, and how the last run went."""
-    known = await crud_job.by_name()
+    known = await crud_job.by_name(JOB_NAMES)
     return [_shown(kind, known.get(kind.name)) for kind in JOBS]
 
 
@@ -28,11 +27,12 @@ async def run_job(name: str, administrator: Administrator) -> JobRead:
     """Have a job run now, in whichever process is free for it; once more when it is running."""
     if name not in _TYPES:
         raise NotFoundError("There is no such job.")
-    return _shown(_TYPES[name], await job_service.run_now(name, by=administrator))
+    await job_service.run_now(name, by=administrator)
+    return _shown(_TYPES[name], (await crud_job.by_name([name])).get(name))
 
 
-def _shown(kind: JobType, job: Job | None) -> JobRead:
-    is_running = job is not None and job.leased_until is not None and job.leased_until > utc_now()
+def _shown(kind: JobType, state: JobState | None) -> JobRead:
+    job, is_running = (state.job, state.is_held) if state else (None, False)
     return JobRead(
         name=kind.name,
         description=kind.description,
