@@ -131,6 +131,21 @@ class TestCreateSuperuser:
         assert PASSWORD not in ended.stdout + ended.stderr
         assert users.count_documents({}) == 0
 
+    @pytest.mark.parametrize("options", [[], ["--email="], ["--reset-password"], ["--disable-mfa"]])
+    async def test_takes_no_password_for_the_address(self, run: Run, options: list[str]) -> None:
+        ended = run(*options, "--password-stdin")
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "--password-stdin needs --email" in ended.stderr
+        assert PASSWORD not in ended.stderr
+
+    @pytest.mark.parametrize("options", [[], ["--disable-mfa"]])
+    async def test_says_in_one_line_that_nobody_answers(self, run: Run, options: list[str]) -> None:
+        ended = run(*options, typed="")
+
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+        assert "--email" in ended.stderr
+
 
 @pytest.mark.usefixtures("client")
 class TestLettingIn:
