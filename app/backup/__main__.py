@@ -16,7 +16,7 @@ from types import FrameType
 from pydantic import ValidationError
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from rich.console import Console
 
 from app.backup import restore, take
@@ -28,6 +28,7 @@ from app.backup.progress import Progress
 from app.core.config import Settings
 from app.core.version import VERSION
 from app.db.embedded import EmbeddedServerError, embedded_server
+from app.db.preflight import fault_of_url
 from app.db.presence import BACKUP, DEFAULT_DATABASE, RESTORE, database_of, shown_name
 
 _out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -120,22 +121,16 @@ def _connected(
         url = settings.database_url.get_secret_value()
         if settings.is_embedded:
             url = stack.enter_context(embedded_server(settings.data_dir, settings.mongod_path))
-        client = stack.enter_context(_client(url, own_name or shown_name(kind, database_of(url))))
+        elif fault := fault_of_url(url):
+            raise BackupError(fault)
+        shown = own_name or shown_name(kind, database_of(url))
+        client = stack.enter_context(MongoClient[Raw](url, appname=shown, serverSelectionTimeoutMS=10_000))
         # What was acknowledged is on the primary for certain, and what is written is to outlive one.
         yield client.get_database(
             name or database_of(url),
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority", j=True),
         )
-
-
-def _client(url: str, shown: str) -> MongoClient[Raw]:
-    try:
-        return MongoClient(url, appname=shown, serverSelectionTimeoutMS=10_000)
-    except (InvalidURI, ValueError) as error:
-        raise BackupError(
-            "DATABASE_URL is no URL of MongoDB; a user and a password in it must be percent-encoded."
-        ) from error
 
 
 def _unasked() -> None:

@@ -145,11 +145,21 @@ class TestBackup:
         name = "minSnapshotHistoryWindowInSeconds"
         assert (during[name], after[name]) == (600, 300)
 
-    def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run) -> None:
-        ended = run("backup", DATABASE_URL="mongodb://ada:green/Tea@127.0.0.1/octopus")
-
-        assert (ended.code, ended.out) == (1, "")
-        assert ended.err == "DATABASE_URL is no URL of MongoDB; a user and a password in it must be percent-encoded.\n"
+    @pytest.mark.parametrize(
+        ("url", "fault"),
+        [
+            (
+                "mongodb://ada:green/Tea@127.0.0.1/octopus",
+                "is no URL of MongoDB; a user and a password in it must be percent-encoded",
+            ),
+            (
+                "mongodb://ada:Tea@127.0.0.1,127.0.0.2/octopus?directConnection=true",
+                "can't be used; is the host right, and are the options?",
+            ),
+        ],
+    )
+    def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run, url: str, fault: str) -> None:
+        assert run("backup", DATABASE_URL=url)[:3] == (1, "", f"DATABASE_URL: {fault}\n")
 
     def test_refuses_what_has_no_snapshot(self, run: Run, database: Database[Raw]) -> None:
         nothing = run("backup")

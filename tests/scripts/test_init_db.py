@@ -82,7 +82,14 @@ class TestInitDb:
         assert mongodb[name]["users"].count_documents({}) == 1
 
     @pytest.mark.parametrize(
-        "url", ["mongodb://127.0.0.1:1/octopus?serverSelectionTimeoutMS=200", "mysql://s3cret@host"]
+        "url",
+        [
+            "mongodb://127.0.0.1:1/octopus?serverSelectionTimeoutMS=200",
+            "mysql://s3cret@host",
+            "mongodb://ada:s3cret@127.0.0.1:tea/octopus",
+            "mongodb://ada:tea/s3cret@127.0.0.1/octopus",
+            "mongodb://ada:tea/s3cret@database/octopus",
+        ],
     )
     def test_says_in_one_line_why_it_can_not(self, run: Run, url: str) -> None:
         ended = run(url)

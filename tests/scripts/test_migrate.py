@@ -146,3 +146,14 @@ class TestUp:
         assert "0002_pour_milk" in run("down")[1]
 
         assert (database["installation"].find_one() or {})["applied"] == marks["applied"]
+
+    @pytest.mark.parametrize("command", ["status", "up"])
+    def test_says_what_is_wrong_with_the_url_without_a_word_of_it(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", "mongodb://ada:tea/s3cret@127.0.0.1/octopus")
+
+        assert run(command) == (
+            "",
+            "DATABASE_URL: is no URL of MongoDB; a user and a password in it must be percent-encoded",
+        )
