@@ -29,7 +29,7 @@ from app.core.config import Settings
 from app.core.version import VERSION
 from app.db.embedded import EmbeddedServerError, embedded_server
 from app.db.preflight import fault_of_url
-from app.db.presence import BACKUP, DEFAULT_DATABASE, RESTORE, database_of, shown_name
+from app.db.presence import BACKUP, MARK, RESTORE, database_of, shown_name
 
 _out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
@@ -88,11 +88,9 @@ def _verify(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _restore(options: argparse.Namespace, settings: Settings) -> None:
-    target = options.to_database or (
-        None if settings.is_embedded else database_of(settings.database_url.get_secret_value())
-    )
-    own_name = f"{shown_name(RESTORE, target or DEFAULT_DATABASE)}#{secrets.token_hex(4)}"
-    with _connected(settings, RESTORE, own_name=own_name, name=target) as database:
+    mark = f"{MARK}{secrets.token_hex(4)}"
+    with _connected(settings, RESTORE, mark=mark, name=options.to_database) as database:
+        own_name = shown_name(RESTORE, database.name) + mark
         alone = _unasked if options.service_is_stopped else restore.alone_in(database, own_name)
         if options.discard:
             alone()
@@ -114,20 +112,19 @@ def _restore(options: argparse.Namespace, settings: Settings) -> None:
 
 
 @contextmanager
-def _connected(
-    settings: Settings, kind: str, *, own_name: str | None = None, name: str | None = None
-) -> Iterator[Database[Raw]]:
+def _connected(settings: Settings, kind: str, *, mark: str = "", name: str | None = None) -> Iterator[Database[Raw]]:
     with ExitStack() as stack:
         url = settings.database_url.get_secret_value()
         if settings.is_embedded:
             url = stack.enter_context(embedded_server(settings.data_dir, settings.mongod_path))
         elif fault := fault_of_url(url):
             raise BackupError(fault)
-        shown = own_name or shown_name(kind, database_of(url))
+        name = name or database_of(url)
+        shown = shown_name(kind, name) + mark
         client = stack.enter_context(MongoClient[Raw](url, appname=shown, serverSelectionTimeoutMS=10_000))
         # What was acknowledged is on the primary for certain, and what is written is to outlive one.
         yield client.get_database(
-            name or database_of(url),
+            name,
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority", j=True),
         )

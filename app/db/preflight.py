@@ -5,6 +5,8 @@ from typing import Any, Final
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, ConnectionFailure, InvalidURI, OperationFailure, PyMongoError
 
+from app.db.presence import DEFAULT_DATABASE, database_of
+
 _PATIENCE_MS: Final = 5000
 _REFUSED: Final = frozenset({8000, 18, 13})  # Atlas, authentication failed, unauthorised
 
@@ -12,7 +14,7 @@ _REFUSED: Final = frozenset({8000, 18, 13})  # Atlas, authentication failed, una
 def fault_of_url(url: str) -> str | None:
     """What is wrong with the URL as it is written; nobody is asked. Never a word of it: that may be of the password."""
     try:
-        MongoClient[dict[str, Any]](url, connect=False).close()
+        database_of(url)
     except (ConfigurationError, ValueError) as error:
         return _told(error)
     return None
@@ -36,7 +38,7 @@ def _told(error: Exception) -> str:
 def _fault_of(client: MongoClient[dict[str, Any]]) -> str | None:
     try:
         said = client.admin.command("hello")
-        client.get_default_database("octopus").command("ping")
+        client.get_default_database(DEFAULT_DATABASE).command("ping")
     except OperationFailure as error:
         if error.code in _REFUSED:
             return f"DATABASE_URL: {_hosts(client)} refuses the user or the password"

@@ -9,12 +9,14 @@ import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 from unittest.mock import ANY
 
 import pytest
+from pymongo import MongoClient
 from pymongo.database import Database
 
 from app.backup import snapshot, take
@@ -25,6 +27,7 @@ from app.backup.journal import Journal
 from app.backup.place import Named
 from app.backup.progress import Progress
 from app.backup.restore import verify
+from app.db.presence import database_of
 from tests import old_database
 from tests.azure_app import azurite
 from tests.azurite_server import AzuriteServer
@@ -251,9 +254,14 @@ class TestRestore:
 
         assert state(database) == before
 
+    @pytest.mark.parametrize("ending", ["", "#green"])
     async def test_waits_for_no_service_that_goes_on(
-        self, run: Run, serve: Serve, database: Database[Raw], url: str
+        self, run: Run, serve: Serve, mongodb: MongoClient[Raw], url: str, ending: str, request: pytest.FixtureRequest
     ) -> None:
+        url = url.replace("?", f"{ending}?")
+        database = mongodb.get_database(database_of(url))
+        request.addfinalizer(lambda: mongodb.drop_database(database.name))
+        run = partial(run, DATABASE_URL=url)
         async with serve(database_url=url):
             archive = run("backup").archive
             before = database["installation"].count_documents({})
