@@ -68,10 +68,10 @@ def _list(options: argparse.Namespace, settings: Settings) -> None:
         if head is None:
             _out.print(f"{name}  {size} bytes  DAMAGED")
             continue
-        encrypted = head["encryption"]
-        how = "not encrypted" if encrypted is None else f"encrypted under the key {encrypted['key']}"
         collections = len(head["collections"])
-        _out.print(f"{name}  {head['at']}  {size} bytes  {collections} collections  by {head['made_by']}  {how}")
+        _out.print(
+            f"{name}  {head['at']}  {size} bytes  {collections} collections  by {head['made_by']}  {_encryption(head)}"
+        )
 
 
 def _verify(options: argparse.Namespace, settings: Settings) -> None:
@@ -83,7 +83,8 @@ def _verify(options: argparse.Namespace, settings: Settings) -> None:
         sys.exit(f"{len(faults)} faults: this archive can't be restored.")
     for name, count in read.contents.documents.items():
         _out.print(f"{name}: {count}")
-    _out.print(f"{_counts(read.contents.documents)} of {read.head['at']}, by {read.head['made_by']}: whole.")
+    counts = _counts(read.contents.documents)
+    _out.print(f"{counts} of {read.head['at']}, by {read.head['made_by']}, {_encryption(read.head)}: whole.")
     _out.print(f"Checksum: {read.checksum}")
 
 
@@ -136,6 +137,11 @@ def _unasked() -> None:
 
 def _counts(documents: dict[str, int]) -> str:
     return f"{len(documents)} collections, {sum(documents.values())} documents"
+
+
+def _encryption(head: Raw) -> str:
+    encrypted = head["encryption"]
+    return "not encrypted" if encrypted is None else f"encrypted under the key {encrypted['key']}"
 
 
 def _told(error: PyMongoError) -> str:

@@ -203,6 +203,22 @@ class TestEncryption:
         assert run("restore", made.archive, BACKUP_KEY_FILE=str(key_file)).code == 0
         assert state(database) == before
 
+    def test_takes_no_archive_in_clear_where_there_is_a_key(self, run: Run, database: Database[Raw]) -> None:
+        fill(database)
+        clear, sealed = run("backup").archive, run("backup", BACKUP_KEY=KEY).archive
+        database["jars"].delete_one({"_id": 7})
+        before = state(database)
+
+        refused = [run(*command, BACKUP_KEY=KEY) for command in (("verify", clear), ("restore", clear, "--replace"))]
+
+        assert [each.code for each in refused] == [1, 1]
+        assert ["The archive is not encrypted, though there is a key" in each.err for each in refused] == [True] * 2
+        assert state(database) == before
+        assert ", not encrypted: whole.\n" in run("verify", clear).out
+        assert re.search(
+            r", encrypted under the key [0-9a-f]{12}: whole\.\n", run("verify", sealed, BACKUP_KEY=KEY).out
+        )
+
 
 class TestRestore:
     def test_refuses_what_it_must_not_do_and_changes_nothing(
