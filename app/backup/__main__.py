@@ -55,18 +55,18 @@ def _back_up(options: argparse.Namespace, settings: Settings) -> None:
     place, key = place_of(options.to, settings), key_of(settings)
     with _connected(settings, BACKUP) as database:
         taken = take.back_up(database, place, key, Progress())
-        older = take.remove_older(place, taken.name, database.name, keep=options.keep) if options.keep else []
     _out.print(taken.name)
     _out.print(f"{_counts(taken.contents.documents)}, {'not ' if key is None else ''}encrypted.")
     _out.print(f"Checksum: {taken.checksum}")
-    for name in older:
-        _out.print(f"Removed: {name}")
+    if options.keep:  # whatever becomes of that, what was made is told
+        for name in take.remove_older(place, taken.name, database.name, keep=options.keep):
+            _out.print(f"Removed: {name}")
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> None:
-    for name, size, head in take.listed(place_of(options.place, settings)):
+    for name, size, head, fault in take.listed(place_of(options.place, settings)):
         if head is None:
-            _out.print(f"{name}  {size} bytes  DAMAGED")
+            _out.print(f"{name}  {size} bytes  {fault}")
             continue
         collections = len(head["collections"])
         _out.print(

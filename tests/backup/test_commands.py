@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from unittest.mock import ANY
 
 import pytest
+from azure.storage.blob import BlobServiceClient
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -74,7 +75,38 @@ class TestBackup:
         assert third.out.splitlines()[3:] == [f"Removed: {first}"]
         names = {path.name for path in (tmp_path / "backups").iterdir()}
         assert names == {second, third.archive, stranger.name}
-        assert f"{stranger.name}  15 bytes  DAMAGED" in run("list").out
+        assert f"{stranger.name}  15 bytes  DAMAGED: the head was" in run("list").out
+
+    def test_is_made_and_listed_beside_what_can_not_be_read(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        first = tmp_path / "backups" / run("backup").archive
+        later = first.with_name("1-later.backup")
+        later.write_bytes(saying(first.read_bytes(), format=2))
+
+        made = run("backup", "--keep", "1")
+
+        assert made.out.splitlines()[3:] == [f"Removed: {first.name}"]
+        listed = run("list").out.splitlines()
+        assert f"{later.name}  {later.stat().st_size} bytes  The archive has the format 2" in listed[0]
+        assert listed[1].startswith(made.archive)
+
+    def test_is_listed_beside_one_that_is_removed_meanwhile(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        made = run("backup").archive
+
+        class Vanishing(FolderPlace):
+            def names(self) -> Iterator[str]:
+                yield from ("gone.backup", *super().names())
+
+        listed = list(take.listed(Vanishing(tmp_path / "backups")))
+
+        assert [each.name for each in listed] == ["gone.backup", made]
+        assert [each.head is None for each in listed] == [True, False]
+        assert "No such file" in listed[0].fault
 
     def test_keeps_what_it_has_just_made_when_the_clock_was_put_back(
         self, run: Run, database: Database[Raw], tmp_path: Path
@@ -343,6 +375,22 @@ class TestAzure:
         again = run("backup", "--to", "azure:", "--keep", "1", **settings)
         assert run("list", "azure:", **settings).out.split("  ")[0] == again.archive
 
+    def test_names_what_it_has_made_also_where_it_may_remove_nothing(
+        self, run: Run, database: Database[Raw], azurite: AzuriteServer
+    ) -> None:
+        fill(database)
+        container = f"backups-{secrets.token_hex(4)}"
+        settings = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection, "AZURE_BACKUP_CONTAINER": container}
+        first = run("backup", "--to", "azure:", **settings).archive
+        with BlobServiceClient.from_connection_string(azurite.connection) as account:
+            account.get_blob_client(container, first).acquire_lease()
+
+        ended = run("backup", "--to", "azure:", "--keep", "1", **settings)
+
+        assert (ended.code, ended.err) == (1, "Azure Blob Storage: LeaseIdMissing.\n")
+        made, _, checksum = ended.out.splitlines()
+        assert checksum in run("verify", f"azure:{made}", **settings).out
+
 
 # Fills an embedded database, and keeps it until its standard input ends.
 USER = """
@@ -424,7 +472,7 @@ def move_about(database: Database[Raw], collection: str) -> None:
     database["elsewhere"].rename(collection)
 
 
-def saying(content: bytes, **said: str) -> bytes:
+def saying(content: bytes, **said: object) -> bytes:
     """The same archive with another head."""
     reader, out = BlockReader(io.BytesIO(content)), io.BytesIO()
     writer = BlockWriter(out, {**reader.head, **said}, None)
