@@ -200,6 +200,8 @@ def _add_restore(command: argparse.ArgumentParser) -> None:
 
 
 def _name(text: str) -> str:
+    if not text:  # as of a variable that is not set; it must not stand for the database of the service
+        raise argparse.ArgumentTypeError("must not be empty")
     if text in {"admin", "config", "local"}:
         raise argparse.ArgumentTypeError("that one belongs to the server")
     return text

@@ -196,6 +196,19 @@ class TestBackup:
     def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run, url: str, fault: str) -> None:
         assert run("backup", DATABASE_URL=url)[:3] == (1, "", f"DATABASE_URL: {fault}\n")
 
+    @pytest.mark.parametrize("place", ["azure", "azure:nightly"])
+    def test_makes_no_folder_for_what_is_meant_for_azure(
+        self, run: Run, database: Database[Raw], tmp_path: Path, place: str
+    ) -> None:
+        fill(database)
+
+        refused = [run("backup", "--to", place), run("list", place)]
+
+        assert [(each.code, each.out) for each in refused] == [(1, "")] * 2
+        assert all(each.err.startswith(f"{place}: the storage account is azure: and no more") for each in refused)
+        assert not (tmp_path / place).exists()
+        assert run("backup", "--to", f"./{place}").code == 0
+
     def test_refuses_what_has_no_snapshot(self, run: Run, database: Database[Raw]) -> None:
         nothing = run("backup")
         database.create_collection("ring", capped=True, size=4096)
@@ -288,6 +301,19 @@ class TestRestore:
         found = run("verify", str(damaged))
         assert (found.code, found.err) == (1, "1 faults: this archive can't be restored.\n")
         assert re.fullmatch(r"FAULT: block \d+ \(byte \d+\) was altered, or is not the one of its place\n", found.out)
+
+    @pytest.mark.parametrize("name", ["", "admin"])
+    def test_never_takes_another_database_for_the_one_that_is_named(
+        self, run: Run, database: Database[Raw], name: str
+    ) -> None:
+        fill(database)
+        archive = run("backup").archive
+        database["jars"].delete_one({"_id": 7})
+        before = state(database)
+
+        assert run("restore", archive, "--replace", "--to-database", name)[:2] == (2, "")
+
+        assert state(database) == before
 
     def test_takes_what_an_image_has_made_whose_version_names_its_commit(
         self, run: Run, database: Database[Raw], tmp_path: Path
