@@ -10,7 +10,7 @@ from pymongo.errors import PyMongoError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.core.config import Settings, use_settings
+from app.core.config import Settings, faults_of, use_settings
 from app.core.exceptions import AppError
 from app.core.logging_config import configure_logging
 from app.db.embedded import EmbeddedServerError
@@ -32,7 +32,7 @@ def run(work: Coroutine[None, None, None], *, is_connected: bool = True) -> None
             sys.exit(fault)
         asyncio.run(_connected(settings, work) if is_connected else work)
     except ValidationError as error:
-        sys.exit("\n".join(issue["msg"] for issue in error.errors()))
+        sys.exit(faults_of(error))
     except (AppError, EmbeddedServerError, SchemaError) as error:
         sys.exit(str(error))
     except PyMongoError as error:

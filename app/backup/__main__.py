@@ -25,7 +25,7 @@ from app.backup.errors import BackupError, FaultError
 from app.backup.key import key_of
 from app.backup.place import archive_of, place_of
 from app.backup.progress import Progress
-from app.core.config import Settings
+from app.core.config import Settings, faults_of
 from app.core.version import VERSION
 from app.db.embedded import EmbeddedServerError, embedded_server
 from app.db.preflight import fault_of_url
@@ -40,7 +40,7 @@ def main() -> None:
     try:
         options.work(options, Settings())
     except ValidationError as error:
-        sys.exit("\n".join(issue["msg"] for issue in error.errors()))
+        sys.exit(faults_of(error))
     except FaultError as error:
         sys.exit(f"FAULT: {error}")
     except (BackupError, EmbeddedServerError) as error:

@@ -196,6 +196,12 @@ class TestBackup:
     def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run, url: str, fault: str) -> None:
         assert run("backup", DATABASE_URL=url)[:3] == (1, "", f"DATABASE_URL: {fault}\n")
 
+    def test_names_each_setting_that_is_wrong(self, run: Run) -> None:
+        refused = run("backup", WORKERS="many", BCRYPT_ROUNDS="few")
+
+        assert (refused.code, refused.out) == (1, "")
+        assert [line.partition(":")[0] for line in refused.err.splitlines()] == ["workers", "bcrypt_rounds"]
+
     @pytest.mark.parametrize("place", ["azure", "azure:nightly"])
     def test_makes_no_folder_for_what_is_meant_for_azure(
         self, run: Run, database: Database[Raw], tmp_path: Path, place: str

@@ -157,3 +157,11 @@ class TestUp:
             "",
             "DATABASE_URL: is no URL of MongoDB; a user and a password in it must be percent-encoded",
         )
+
+    def test_names_each_setting_that_is_wrong(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BCRYPT_ROUNDS", "few")
+        monkeypatch.setenv("WORKERS", "many")
+
+        out, fault = run("status")
+
+        assert (out, [line.partition(":")[0] for line in fault.splitlines()]) == ("", ["workers", "bcrypt_rounds"])
