@@ -1,15 +1,17 @@
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
+from pymongo.database import Database
 
 from tests.conftest import SECRET
+from tests.fresh_database import database, url
 
+__all__ = ["database", "url"]  # fixtures
 PROJECT = Path(__file__).parents[2]
 # The script without the step before it, which installs what the tests run in already.
 PROGRAM = """
@@ -26,17 +28,8 @@ Run = Callable[[str], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def name(mongodb: Client) -> Iterator[str]:
-    """The name of a database that does not exist yet."""
-    name = f"fresh_{uuid4().hex[:8]}"
-    yield name
-    mongodb.drop_database(name)
-
-
-@pytest.fixture
-def url(database_url: str, name: str) -> str:
-    server, _, rest = database_url.rpartition("/")
-    return f"{server}/{name}?{rest.partition('?')[2]}"
+def name(database: Database[dict[str, Any]]) -> str:
+    return database.name
 
 
 @pytest.fixture

@@ -1,19 +1,19 @@
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
 from pymongo.database import Database
 
 from tests import old_database
 from tests.conftest import SECRET
+from tests.fresh_database import database, url
 from tests.measuring import process_environment
 from tests.old_database import LONG
 
+__all__ = ["database", "url"]  # fixtures
 PROJECT = Path(__file__).parents[2]
 # The script without the step before it, which installs what the tests run in already.
 PROGRAM = """
@@ -47,15 +47,7 @@ Run = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def database(mongodb: MongoClient[Raw]) -> Iterator[Database[Raw]]:
-    name = f"fresh_{uuid4().hex[:8]}"
-    yield mongodb[name]
-    mongodb.drop_database(name)
-
-
-@pytest.fixture
-def variables(database_url: str, database: Database[Raw], tmp_path: Path) -> dict[str, str]:
-    url = f"{database_url.rpartition('/')[0]}/{database.name}?{database_url.partition('?')[2]}"
+def variables(url: str, tmp_path: Path) -> dict[str, str]:
     return {"DATABASE_URL": url, "DATA_DIR": str(tmp_path), "ENVIRONMENT": "test", "SECRET_KEY": SECRET}
 
 
