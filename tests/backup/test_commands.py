@@ -36,6 +36,7 @@ from tests.backup.conftest import Run
 from tests.backup.terminal import PROJECT, Terminal
 from tests.backup.test_kills import fill, state
 from tests.conftest import SECRET, Serve
+from tests.scripts.program import program_of
 
 __all__ = ["azurite"]  # the fixture
 KEY = urlsafe_b64encode(secrets.token_bytes(32)).decode()
@@ -481,14 +482,8 @@ class TestPage:
 
 class TestScript:
     def test_is_the_command(self, tmp_path: Path) -> None:
-        # Without the step before it, which installs what the tests run in already.
-        program = (
-            "import sys; sys.path.insert(0, 'scripts'); import environment; environment.enter = lambda: None;"
-            "import backup_db; sys.argv = ['backup_db.py', 'list']; backup_db.main()"
-        )
-
         ended = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", program_of("backup_db"), "list"],
             cwd=PROJECT,
             env={"DATA_DIR": str(tmp_path), "ENVIRONMENT": "test", "SECRET_KEY": SECRET, "BACKUP_DIR": str(tmp_path)},
             capture_output=True,

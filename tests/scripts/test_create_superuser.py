@@ -15,17 +15,9 @@ from app.models.user import Mfa
 from tests.api.signing_in import enrol, log_in
 from tests.conftest import SECRET
 from tests.factories import PASSWORD, make_signed_in, make_user
+from tests.scripts.program import PROJECT, program_of
 
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import create_superuser
-create_superuser.main()
-"""
+PROGRAM = program_of("create_superuser")
 
 NEW_PASSWORD = "walnut-Harbour-77-comet"
 SECOND_FACTOR = Mfa(encrypted_secret=b"sealed", last_step=0, confirmed_at=utc_now(), recovery_digests=[])

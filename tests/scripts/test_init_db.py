@@ -10,18 +10,10 @@ from pymongo.database import Database
 
 from tests.conftest import SECRET
 from tests.fresh_database import database, url
+from tests.scripts.program import PROJECT, program_of
 
 __all__ = ["database", "url"]  # fixtures
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import init_db
-init_db.main()
-"""
+PROGRAM = program_of("init_db")
 
 Client = MongoClient[dict[str, Any]]
 Run = Callable[[str], subprocess.CompletedProcess[str]]

@@ -12,18 +12,10 @@ from tests.conftest import SECRET
 from tests.fresh_database import database, url
 from tests.measuring import process_environment
 from tests.old_database import LONG
+from tests.scripts.program import PROJECT, program_of
 
 __all__ = ["database", "url"]  # fixtures
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import migrate
-migrate.main()
-"""
+PROGRAM = program_of("migrate")
 # The same, killed when it has written the third batch and not noted that yet.
 KILLED = (
     """
