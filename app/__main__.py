@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from app.core.config import Settings
+from app.core.config import Settings, faults_of
 from app.core.logging_config import configure_logging
 from app.db.embedded import EmbeddedServerError, embedded_server
 from app.db.preflight import fault_of_database
@@ -33,7 +33,7 @@ def main() -> None:
     try:
         settings = Settings()
     except ValidationError as error:
-        sys.exit("\n".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()))
+        sys.exit(faults_of(error))
     if options.welcome:
         threading.Thread(target=_welcome, args=(settings,), daemon=True).start()
     with ExitStack() as stack:

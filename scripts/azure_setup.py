@@ -34,7 +34,11 @@ ASKED: Final = {
 def main() -> None:
     options = _options()
     query = ["deployment", "group", "show", "-g", options.group, "-n", options.deployment]
-    outputs = json.loads(_run("az", *query, "--query", "properties.outputs", "-o", "json"))
+    outputs = json.loads(_run("az", *query, "--query", "properties.outputs", "-o", "json").strip() or "null")
+    if not outputs:
+        sys.exit(
+            f"The deployment {options.deployment} has made nothing: it has failed, or goes on. Mend and repeat that."
+        )
     _fill(outputs["vault"]["value"], options.ask)
     _guard_environment()
     for name, value in outputs["variables"]["value"].items():

@@ -11,19 +11,17 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import environment
+from bench_login import free_port, wait_for_port
 
 SERVER_CORE, LOAD_CORE = "0", "1"
 USERS, CONVERSATIONS_EACH, MESSAGES_EACH = 64, 4, 60
@@ -62,13 +60,13 @@ def main() -> None:
     environment.enter("requirements-dev.txt")
     if not shutil.which("wrk"):
         sys.exit("wrk is needed: apt-get install wrk")
-    options = _options()
+    options = read_options()
     os.sched_setaffinity(0, {int(LOAD_CORE)})  # the database, started below, inherits it
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octopus-bench-")))
-        targets, url = stack.enter_context(_stored(folder))
-        bare = stack.enter_context(_server(folder, "bench_bare:app", url))
-        octopus = stack.enter_context(_server(folder, "octopus", url))
+        targets, url = stack.enter_context(stored(folder))
+        bare = stack.enter_context(server(folder, "bench_bare:app", url))
+        octopus = stack.enter_context(server(folder, "octopus", url))
         print(f"{'':36}{'bare/s':>9}{'octopus/s':>11}{'ratio':>7}{'bare p99':>11}{'octopus p99':>13}")
         for workload in WORKLOADS:
             _measure(workload, bare, octopus, targets[workload.credential], folder, options)
@@ -79,10 +77,10 @@ def _measure(
 ) -> None:
     runs: dict[str, list[Result]] = {bare: [], octopus: []}
     for base, prefix in ((bare, ""), (octopus, "/api/v1")):
-        _load(f"{base}{prefix}", workload, targets, folder, 2)  # warm
+        load(f"{base}{prefix}", workload, targets, folder, 2)  # warm
     for _ in range(options.rounds):
         for base, prefix in ((bare, ""), (octopus, "/api/v1")):
-            runs[base].append(_load(f"{base}{prefix}", workload, targets, folder, options.seconds))
+            runs[base].append(load(f"{base}{prefix}", workload, targets, folder, options.seconds))
     ratio = statistics.median(
         ours.per_second / theirs.per_second for theirs, ours in zip(runs[bare], runs[octopus], strict=True)
     )
@@ -94,7 +92,7 @@ def _measure(
     )
 
 
-def _load(base: str, workload: Workload, targets: list[Target], folder: Path, seconds: int) -> Result:
+def load(base: str, workload: Workload, targets: list[Target], folder: Path, seconds: int) -> Result:
     """Let wrk send the workload to every target in turn; a run with errors is no result."""
     origin, _, prefix = base.removeprefix("http://").partition("/")
     script = folder / "load.lua"
@@ -123,7 +121,7 @@ def _lua(prefix: str, workload: Workload, targets: list[Target]) -> str:
 
 
 @contextmanager
-def _stored(folder: Path) -> Iterator[tuple[dict[str, list[Target]], str]]:
+def stored(folder: Path) -> Iterator[tuple[dict[str, list[Target]], str]]:
     """A database of its own with users, sessions, keys, conversations and messages."""
     import service  # noqa: F401, PLC0415 - makes `app` importable
 
@@ -155,9 +153,9 @@ async def _fill(url: str) -> dict[str, list[Target]]:
 
 
 @contextmanager
-def _server(folder: Path, app: str, url: str, *, cores: str = SERVER_CORE, workers: int = 1) -> Iterator[str]:
+def server(folder: Path, app: str, url: str, *, cores: str = SERVER_CORE, workers: int = 1) -> Iterator[str]:
     """One server on its cores, with its log in a file; its address."""
-    port = _free_port()
+    port = free_port()
     uvicorn = ["uvicorn", app, "--app-dir", "scripts", "--no-access-log", "--log-level", "warning"]
     module = ["app"] if app == "octopus" else uvicorn
     command = ["taskset", "-c", cores, sys.executable, "-m", *module, "--port", str(port)]
@@ -167,32 +165,14 @@ def _server(folder: Path, app: str, url: str, *, cores: str = SERVER_CORE, worke
     with (folder / f"{port}.log").open("wb") as log:
         process: subprocess.Popen[Any] = subprocess.Popen(command, env=variables, stdout=log, stderr=log)  # noqa: S603
         try:
-            _await_port(port, process)
+            wait_for_port(port, process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait()
 
 
-def _await_port(port: int, process: subprocess.Popen[Any]) -> None:
-    give_up_at = time.monotonic() + 90
-    while time.monotonic() < give_up_at and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=1).close()  # nosec B310
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    sys.exit(f"The server on port {port} did not start.")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _options() -> argparse.Namespace:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=8, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")

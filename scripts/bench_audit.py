@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import environment
+from bench_uploads import peak
 
 VERIFY_WITHIN: Final = 10.0  # seconds for 100,000
 MEMORY_WITHIN: Final = 32.0  # MiB, whatever the length
@@ -49,9 +49,9 @@ def main() -> None:
             headers = {"Octopus-API-Key": key}
             verified = _measure(port, headers, "/verify", keep=True)
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
-            before = _peak(process.pid)
+            before = peak(process.pid)
             exported = _measure(port, headers, "/export")
-            growth = _peak(process.pid) - before
+            growth = peak(process.pid) - before
     if not json.loads(verified.answer)["valid"]:
         sys.exit(f"The chain is not valid: {verified.answer.decode()}")
     print(f"verify {verified.seconds:7.2f} s   others waited {verified.longest_wait * 1000:6.0f} ms at most")
@@ -92,12 +92,6 @@ def _watch(port: int, waits: list[float], is_over: threading.Event) -> None:
         connection.getresponse().read()
         waits.append(time.perf_counter() - started)
         time.sleep(0.01)
-
-
-def _peak(pid: int) -> float:
-    """The most memory that the process has had, in MiB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -132,10 +134,13 @@ def start_server(folder: Path, url: str) -> Iterator[tuple[int, "subprocess.Pope
 
 
 def wait_for_port(port: int, process: subprocess.Popen[Any]) -> None:
-    give_up_at = time.monotonic() + 20
+    """Wait until something is answered: the supervisor of several workers has the port before one of them serves."""
+    give_up_at = time.monotonic() + 90
     while time.monotonic() < give_up_at and process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=1).close()  # nosec B310
+        except urllib.error.HTTPError:
+            return  # the yardsticks have no such path
         except OSError:
             time.sleep(0.05)
         else:

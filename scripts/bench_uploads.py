@@ -122,9 +122,9 @@ def _measured(kind: str, folder: Path, mib: int, rounds: int) -> Measured:
         _copy(bare_port, None, 8)  # so that everything is loaded
         _copy(port, headers, 8)
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak begins anew
-        before = _peak(process.pid)
+        before = peak(process.pid)
         pairs = [(_copy(bare_port, None, mib), _copy(port, headers, mib)) for _ in range(rounds)]
-        growth = _peak(process.pid) - before
+        growth = peak(process.pid) - before
     bare, service = ([pair[which] for pair in pairs] for which in (0, 1))
     return Measured(_sum(bare), _sum(service), growth)
 
@@ -229,7 +229,7 @@ async def _key(url: str) -> dict[str, str]:
         return (await make_api_key("admin")).headers
 
 
-def _peak(pid: int) -> float:
+def peak(pid: int) -> float:
     """The most memory that the process has held, in MiB."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found  # noqa: S101 - every process has one

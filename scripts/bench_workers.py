@@ -15,20 +15,20 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import environment
-from bench import WORKLOADS, _load, _options, _server, _stored
+from bench import WORKLOADS, load, read_options, server, stored
 
 
 def main() -> None:
     environment.enter("requirements-dev.txt")
     if not shutil.which("wrk"):
         sys.exit("wrk is needed: apt-get install wrk")
-    options = _options()
+    options = read_options()
     cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octopus-bench-")))
-        targets, url = stack.enter_context(_stored(folder))
+        targets, url = stack.enter_context(stored(folder))
         servers = [
-            stack.enter_context(_server(folder, "octopus", url, cores=cores, workers=workers)) for workers in (1, 2)
+            stack.enter_context(server(folder, "octopus", url, cores=cores, workers=workers)) for workers in (1, 2)
         ]
         print(f"{'':36}{'one/s':>9}{'two/s':>9}{'ratio':>7}", flush=True)
         for workload in WORKLOADS:
@@ -37,7 +37,7 @@ def main() -> None:
                 rates = []
                 for base in servers:
                     shown = targets[workload.credential]
-                    rates.append(_load(f"{base}/api/v1", workload, shown, folder, options.seconds).per_second)
+                    rates.append(load(f"{base}/api/v1", workload, shown, folder, options.seconds).per_second)
                 runs.append(rates)
             one, two = (statistics.median(rates[at] for rates in runs[1:]) for at in (0, 1))
             ratio = statistics.median(rates[1] / rates[0] for rates in runs[1:])

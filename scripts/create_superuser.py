@@ -10,6 +10,7 @@ A password is never an argument: other users of the machine can read those.
 import argparse
 import getpass
 import sys
+from collections.abc import Coroutine
 
 import environment
 
@@ -19,12 +20,19 @@ def main() -> None:
     import service  # noqa: PLC0415 - importable only inside the environment
 
     options = _options()
+    try:
+        work = _asked_for(options)
+    except EOFError:
+        sys.exit("Nobody is there to ask: say --email, and --password-stdin.")
+    service.run(work)
+
+
+def _asked_for(options: argparse.Namespace) -> Coroutine[None, None, None]:
     email = options.email or input("E-mail: ")
     if not (options.reset_password or options.disable_mfa):
-        service.run(_create(email, options.username, _password(from_stdin=options.password_stdin)))
-        return
+        return _create(email, options.username, _password(from_stdin=options.password_stdin))
     password = _password(from_stdin=options.password_stdin) if options.reset_password else None
-    service.run(_let_in(email, password, disable_mfa=options.disable_mfa))
+    return _let_in(email, password, disable_mfa=options.disable_mfa)
 
 
 async def _create(email: str, username: str | None, password: str) -> None:
@@ -86,7 +94,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--reset-password", action="store_true", help="give a superuser that exists a new password")
     parser.add_argument("--disable-mfa", action="store_true", help="turn the second factor of an account off")
     parser.add_argument("--password", nargs="?", action=_RefusePassword, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.password_stdin and not options.email:
+        # What is asked for would come from the same place: the password would be taken for the address, and printed.
+        parser.error("--password-stdin needs --email")
+    return options
 
 
 class _RefusePassword(argparse.Action):

@@ -44,9 +44,9 @@ def prepare(requirements: str) -> None:
         if _is_ready(requirements):
             return
         if not _works():
-            print(f"Making a Python environment in {VENV.name} ...", flush=True)
+            _say(f"Making a Python environment in {VENV.name} ...")
             _make()
-        print(f"Installing {requirements} (once, about a minute) ...", flush=True)
+        _say(f"Installing {requirements} (once, about a minute) ...")
         _run(
             PYTHON,
             "-m",
@@ -94,6 +94,11 @@ def _fingerprint(requirements: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _say(text: str) -> None:
+    """Not on standard output, which is the script's own: the first to run may be one whose output goes into a file."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _run(*command: str | Path) -> None:
-    if subprocess.run([str(part) for part in command], check=False).returncode != 0:  # noqa: S603
+    if subprocess.run([str(part) for part in command], stdout=sys.stderr, check=False).returncode != 0:  # noqa: S603
         sys.exit(f"This failed: {' '.join(map(str, command))}")

@@ -10,11 +10,12 @@ from pymongo.errors import PyMongoError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.core.config import Settings, use_settings
+from app.core.config import Settings, faults_of, use_settings
 from app.core.exceptions import AppError
 from app.core.logging_config import configure_logging
 from app.db.embedded import EmbeddedServerError
 from app.db.migrator import SchemaError
+from app.db.preflight import fault_of_url
 from app.db.startup import open_database
 
 
@@ -27,9 +28,11 @@ def run(work: Coroutine[None, None, None], *, is_connected: bool = True) -> None
         settings = Settings()
         use_settings(settings)
         configure_logging("WARNING")
+        if not settings.is_embedded and (fault := fault_of_url(settings.database_url.get_secret_value())):
+            sys.exit(fault)
         asyncio.run(_connected(settings, work) if is_connected else work)
     except ValidationError as error:
-        sys.exit("\n".join(issue["msg"] for issue in error.errors()))
+        sys.exit(faults_of(error))
     except (AppError, EmbeddedServerError, SchemaError) as error:
         sys.exit(str(error))
     except PyMongoError as error:

@@ -6,6 +6,7 @@ The first fault is named, and the exit code is 1 then.
 """
 
 import argparse
+import http.client
 import json
 import secrets
 import sys
@@ -16,6 +17,8 @@ from typing import Any, Final, NamedTuple
 
 EACH_SECONDS: Final = 15
 PAUSE_SECONDS: Final = 1
+# What is no answer: none that comes, a part of one, something else than HTTP.
+NO_ANSWER: Final = (OSError, ValueError, http.client.HTTPException)
 JSON: Final = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
@@ -73,7 +76,7 @@ def main() -> None:
             _walk(service)
     except FaultError as fault:
         sys.exit(f"FAULT: {fault}.")
-    except (OSError, ValueError) as error:
+    except NO_ANSWER as error:
         sys.exit(f"FAULT: {options.url} does not answer: {error}.")
     print(f"{options.url} is well.")
 
@@ -92,7 +95,7 @@ def _wait_until_ready(service: Service, version: str | None, seconds: float) -> 
 def _why_not_ready(service: Service, version: str | None) -> str | None:
     try:
         answer = service.ask("GET", "/health/ready")
-    except (OSError, ValueError) as error:
+    except NO_ANSWER as error:
         return f"it does not answer: {error}"
     if not isinstance(answer.body, dict) or answer.status not in {200, 503}:
         return f"/health/ready is answered with {answer.status}"

@@ -3,12 +3,12 @@
 With `--check` nothing is written: it fails when the page differs from what would be.
 """
 
-import argparse
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import environment
+from write_files import write_or_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,12 +52,7 @@ def main() -> None:
     environment.enter("requirements.txt")
     import service  # noqa: F401, PLC0415 - makes `app` importable
 
-    content = "\n".join(_page()) + "\n"
-    if not _options().check:
-        PAGE.write_text(content)
-        print(f"{PAGE.relative_to(environment.ROOT)}: written")
-    elif not PAGE.exists() or PAGE.read_text() != content:
-        sys.exit("docs/api-reference.md is not what the routes say. Run `python3 scripts/write_api_reference.py`.")
+    write_or_check({PAGE: "\n".join(_page()) + "\n"}, __doc__)
 
 
 def _page() -> "Iterator[str]":
@@ -245,12 +240,6 @@ def _cell(text: str) -> str:
 
 def _anchor(title: str) -> str:
     return title.lower().replace(" ", "-")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail when the page is not current")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

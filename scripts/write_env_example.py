@@ -3,12 +3,12 @@
 With `--check` nothing is written: it fails when a file differs from what would be.
 """
 
-import argparse
 import json
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import environment
+from write_files import write_or_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,14 +64,8 @@ def main() -> None:
     settings = [_setting(name, field) for name, field in Settings.model_fields.items()]
     if strangers := GROUPS.keys() - {setting.name for setting in settings}:
         sys.exit(f"No such setting to begin a group with: {', '.join(sorted(strangers))}.")
-    contents = {".env.example": _env_example(settings), "docs/settings.md": _docs(settings)}
-    if not _options().check:
-        for name, content in contents.items():
-            (environment.ROOT / name).write_text(content)
-            print(f"{name}: written")
-        return
-    if stale := [name for name, content in contents.items() if _on_disk(name) != content]:
-        sys.exit(f"Not what the settings say: {', '.join(stale)}. Run `python3 scripts/write_env_example.py`.")
+    root = environment.ROOT
+    write_or_check({root / ".env.example": _env_example(settings), root / "docs/settings.md": _docs(settings)}, __doc__)
 
 
 def _setting(name: str, field: "FieldInfo") -> Setting:
@@ -112,17 +106,6 @@ def _row(setting: Setting) -> str:
     default = f"`{setting.default}`" if setting.default else ""
     cells = (f"`{setting.name}`", default, setting.meaning)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
-
-
-def _on_disk(name: str) -> str | None:
-    path = environment.ROOT / name
-    return path.read_text() if path.exists() else None
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail when a file is not current")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,9 @@ class TestUp:
             password = (keys / "password").read_text()
             _is_guarded(port, password)
             store = stack.enter_context(_azurite(services["azurite"], keys, tmp_path))
-            with _api(services["api"], image, keys, port, store, redis_server.url) as (url, log):
+            places = _places(keys, port, store)
+            with _api(services["api"], image, places, redis_server.url) as (url, log):
+                assert _has_made_a_superuser(services["api"], image, places)
                 walked = _run(
                     ["python", "scripts/smoke_test.py", url, "--wait=120", "--walk"], environment_of(image), image
                 )
@@ -176,19 +178,44 @@ def _azurite_program() -> Path:
     return Path(found)
 
 
+def _places(keys: Path, database: int, store: int) -> dict[str, str]:
+    """What stands in the commands, and what it is here."""
+    return {
+        "/run/keys": str(keys),
+        "0.0.0.0": "127.0.0.1",  # noqa: S104
+        "mongodb:27017": f"127.0.0.1:{database}",
+        "azurite:10000": f"127.0.0.1:{store}",
+    }
+
+
+def _entered(service: Service, command: list[str], places: dict[str, str]) -> list[str]:
+    """The command behind the entrypoint of its service."""
+    words = [_plain(word) for word in (*service["entrypoint"], *command)]
+    for there, here in places.items():
+        words = [word.replace(there, here) for word in words]
+    return words
+
+
+def _has_made_a_superuser(service: Service, image: Path, places: dict[str, str]) -> bool:
+    """By the line that operators are shown, with what makes it ask nothing."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    (line,) = re.findall("^    docker compose run --rm api (.*)$", page, re.MULTILINE)
+    command = _entered(service, [*line.split(), "--email=ada@example.com", "--password-stdin"], places)
+    variables = environment_of(image) | {"ENVIRONMENT": "development", "BCRYPT_ROUNDS": "4"}
+    return _run(command, variables, image, typed="correct horse battery\n").startswith(
+        "Superuser ada@example.com is made"
+    )
+
+
 @contextmanager
-def _api(
-    service: Service, image: Path, keys: Path, database: int, store: int, limits: str
-) -> Iterator[tuple[str, Path]]:
+def _api(service: Service, image: Path, places: dict[str, str], limits: str) -> Iterator[tuple[str, Path]]:
     """The service by the command of the development override; its URL, and its log."""
     override = YAML(typ="safe").load(ROOT / "docs" / "compose.development.yml")["services"]["api"]
     assert override["volumes"] == ["./app:/srv/octopus/app:ro"]
     port, log = _free_port(), image.parent / "api.out"
-    script = _plain(service["command"][2]).replace("/run/keys", str(keys)).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-    script = script.replace("mongodb:27017", f"127.0.0.1:{database}").replace("azurite:10000", f"127.0.0.1:{store}")
     variables = environment_of(image) | {"OPTIONS": override["environment"]["OPTIONS"], "PORT": str(port)}
     variables |= {"ENVIRONMENT": "development", "RATE_LIMIT_STORAGE_URL": limits, "BCRYPT_ROUNDS": "4"}
-    with _process([*service["command"][:2], script], variables, image, log) as process:
+    with _process(_entered(service, service["command"], places), variables, image, log) as process:
         yield f"http://127.0.0.1:{port}", log
         process.terminate()  # which the shell must not keep from the service
         process.wait(timeout=30)
@@ -208,8 +235,10 @@ def _process(
             process.kill()
 
 
-def _run(command: list[str], variables: dict[str, str], folder: Path) -> str:
-    done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+def _run(command: list[str], variables: dict[str, str], folder: Path, *, typed: str = "") -> str:
+    done = subprocess.run(  # noqa: S603
+        command, env=variables, cwd=folder, input=typed, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

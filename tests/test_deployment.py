@@ -39,7 +39,7 @@ if "--file" in words:
 calls.append(call)
 state.write_text(json.dumps(calls))
 if words[1:3] == ["deployment", "group"]:
-    print(json.dumps({outputs}))
+    print(os.environ.get("OUTPUTS", json.dumps({outputs})))
 elif words[1:] == ["api", "repos/{{owner}}/{{repo}}/environments?per_page=100"]:
     print(os.environ["ENVIRONMENTS"])
 elif words[-1].endswith("deployment-branch-policies"):
@@ -263,6 +263,14 @@ class TestSetup:
 
         assert said == "Every branch may deploy to the environment production on GitHub: choose main alone there.\n"
         assert [words for words in _words(tmp_path) if "--method" in words or "variable" in words] == []
+
+    @pytest.mark.parametrize("outputs", ["null", "", "{}"])
+    def test_says_that_a_deployment_has_failed(self, tmp_path: Path, outputs: str) -> None:
+        said = _refused(tmp_path, ASKED | {"OUTPUTS": outputs})
+
+        assert said.startswith("The deployment octopus has made nothing: it has failed")
+        assert len(said.splitlines()) == 1
+        assert len(_words(tmp_path)) == 1
 
     def test_stores_nothing_but_a_url_where_it_asks_for_one(self, tmp_path: Path) -> None:
         said = _refused(tmp_path, {"DATABASE_URL": "gh workflow run main.yml"})

@@ -22,6 +22,7 @@ from tests.conftest import SECRET
 from tests.factories import PASSWORD
 from tests.forking import ForkedService
 from tests.measuring import process_environment
+from tests.scripts.program import program_of
 
 PROJECT = Path(__file__).parents[1]
 AMPLE = "100000/minute"
@@ -429,12 +430,9 @@ class TestRevocation:
 class TestScriptsBesideIt:
     def test_make_a_superuser_while_it_runs(self, start: Start, short_folder: Path) -> None:
         server = start().ready()
-        script = "import sys; sys.path.insert(0, 'scripts'); import environment; environment.enter = lambda: None;"
-        script += "sys.argv[1:] = ['--email', 'ada@example.com', '--password-stdin'];"
-        script += "import create_superuser; create_superuser.main()"
 
         subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", script],
+            [sys.executable, "-c", program_of("create_superuser"), "--email", "ada@example.com", "--password-stdin"],
             cwd=PROJECT,
             env=environment(short_folder, {}),
             input=PASSWORD,

@@ -16,7 +16,7 @@ from types import FrameType
 from pydantic import ValidationError
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from rich.console import Console
 
 from app.backup import restore, take
@@ -25,10 +25,11 @@ from app.backup.errors import BackupError, FaultError
 from app.backup.key import key_of
 from app.backup.place import archive_of, place_of
 from app.backup.progress import Progress
-from app.core.config import Settings
+from app.core.config import Settings, faults_of
 from app.core.version import VERSION
 from app.db.embedded import EmbeddedServerError, embedded_server
-from app.db.presence import BACKUP, DEFAULT_DATABASE, RESTORE, database_of, shown_name
+from app.db.preflight import fault_of_url
+from app.db.presence import BACKUP, MARK, RESTORE, database_of, shown_name
 
 _out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
@@ -39,7 +40,7 @@ def main() -> None:
     try:
         options.work(options, Settings())
     except ValidationError as error:
-        sys.exit("\n".join(issue["msg"] for issue in error.errors()))
+        sys.exit(faults_of(error))
     except FaultError as error:
         sys.exit(f"FAULT: {error}")
     except (BackupError, EmbeddedServerError) as error:
@@ -54,23 +55,23 @@ def _back_up(options: argparse.Namespace, settings: Settings) -> None:
     place, key = place_of(options.to, settings), key_of(settings)
     with _connected(settings, BACKUP) as database:
         taken = take.back_up(database, place, key, Progress())
-        older = take.remove_older(place, taken.name, database.name, keep=options.keep) if options.keep else []
     _out.print(taken.name)
     _out.print(f"{_counts(taken.contents.documents)}, {'not ' if key is None else ''}encrypted.")
     _out.print(f"Checksum: {taken.checksum}")
-    for name in older:
-        _out.print(f"Removed: {name}")
+    if options.keep:  # whatever becomes of that, what was made is told
+        for name in take.remove_older(place, taken.name, database.name, keep=options.keep):
+            _out.print(f"Removed: {name}")
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> None:
-    for name, size, head in take.listed(place_of(options.place, settings)):
+    for name, size, head, fault in take.listed(place_of(options.place, settings)):
         if head is None:
-            _out.print(f"{name}  {size} bytes  DAMAGED")
+            _out.print(f"{name}  {size} bytes  {fault}")
             continue
-        encrypted = head["encryption"]
-        how = "not encrypted" if encrypted is None else f"encrypted under the key {encrypted['key']}"
         collections = len(head["collections"])
-        _out.print(f"{name}  {head['at']}  {size} bytes  {collections} collections  by {head['made_by']}  {how}")
+        _out.print(
+            f"{name}  {head['at']}  {size} bytes  {collections} collections  by {head['made_by']}  {_encryption(head)}"
+        )
 
 
 def _verify(options: argparse.Namespace, settings: Settings) -> None:
@@ -82,16 +83,15 @@ def _verify(options: argparse.Namespace, settings: Settings) -> None:
         sys.exit(f"{len(faults)} faults: this archive can't be restored.")
     for name, count in read.contents.documents.items():
         _out.print(f"{name}: {count}")
-    _out.print(f"{_counts(read.contents.documents)} of {read.head['at']}, by {read.head['made_by']}: whole.")
+    counts = _counts(read.contents.documents)
+    _out.print(f"{counts} of {read.head['at']}, by {read.head['made_by']}, {_encryption(read.head)}: whole.")
     _out.print(f"Checksum: {read.checksum}")
 
 
 def _restore(options: argparse.Namespace, settings: Settings) -> None:
-    target = options.to_database or (
-        None if settings.is_embedded else database_of(settings.database_url.get_secret_value())
-    )
-    own_name = f"{shown_name(RESTORE, target or DEFAULT_DATABASE)}#{secrets.token_hex(4)}"
-    with _connected(settings, RESTORE, own_name=own_name, name=target) as database:
+    mark = f"{MARK}{secrets.token_hex(4)}"
+    with _connected(settings, RESTORE, mark=mark, name=options.to_database) as database:
+        own_name = shown_name(RESTORE, database.name) + mark
         alone = _unasked if options.service_is_stopped else restore.alone_in(database, own_name)
         if options.discard:
             alone()
@@ -113,29 +113,22 @@ def _restore(options: argparse.Namespace, settings: Settings) -> None:
 
 
 @contextmanager
-def _connected(
-    settings: Settings, kind: str, *, own_name: str | None = None, name: str | None = None
-) -> Iterator[Database[Raw]]:
+def _connected(settings: Settings, kind: str, *, mark: str = "", name: str | None = None) -> Iterator[Database[Raw]]:
     with ExitStack() as stack:
         url = settings.database_url.get_secret_value()
         if settings.is_embedded:
             url = stack.enter_context(embedded_server(settings.data_dir, settings.mongod_path))
-        client = stack.enter_context(_client(url, own_name or shown_name(kind, database_of(url))))
+        elif fault := fault_of_url(url):
+            raise BackupError(fault)
+        name = name or database_of(url)
+        shown = shown_name(kind, name) + mark
+        client = stack.enter_context(MongoClient[Raw](url, appname=shown, serverSelectionTimeoutMS=10_000))
         # What was acknowledged is on the primary for certain, and what is written is to outlive one.
         yield client.get_database(
-            name or database_of(url),
+            name,
             read_preference=ReadPreference.PRIMARY,
             write_concern=WriteConcern("majority", j=True),
         )
-
-
-def _client(url: str, shown: str) -> MongoClient[Raw]:
-    try:
-        return MongoClient(url, appname=shown, serverSelectionTimeoutMS=10_000)
-    except (InvalidURI, ValueError) as error:
-        raise BackupError(
-            "DATABASE_URL is no URL of MongoDB; a user and a password in it must be percent-encoded."
-        ) from error
 
 
 def _unasked() -> None:
@@ -144,6 +137,11 @@ def _unasked() -> None:
 
 def _counts(documents: dict[str, int]) -> str:
     return f"{len(documents)} collections, {sum(documents.values())} documents"
+
+
+def _encryption(head: Raw) -> str:
+    encrypted = head["encryption"]
+    return "not encrypted" if encrypted is None else f"encrypted under the key {encrypted['key']}"
 
 
 def _told(error: PyMongoError) -> str:
@@ -202,6 +200,8 @@ def _add_restore(command: argparse.ArgumentParser) -> None:
 
 
 def _name(text: str) -> str:
+    if not text:  # as of a variable that is not set; it must not stand for the database of the service
+        raise argparse.ArgumentTypeError("must not be empty")
     if text in {"admin", "config", "local"}:
         raise argparse.ArgumentTypeError("that one belongs to the server")
     return text

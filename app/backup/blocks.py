@@ -103,6 +103,12 @@ class BlockReader:
 
     def _cipher(self, key: bytes | None) -> BlockCipher | None:
         described = self.head["encryption"]
+        if described is None and key is not None:
+            # Who can write to the place of the archives, and has no key, could have made it.
+            raise BackupError(
+                "The archive is not encrypted, though there is a key: anybody could have made it. To read it all the "
+                "same, unset BACKUP_KEY and BACKUP_KEY_FILE."
+            )
         if described is None:
             return None
         if key is None:

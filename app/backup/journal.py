@@ -1,5 +1,6 @@
 """What a restore has done and has yet to do, in the database that it restores: whoever finds it can go on."""
 
+import secrets
 from typing import Final, NamedTuple
 
 from bson import ObjectId
@@ -28,6 +29,7 @@ class Journal:
     def __init__(self, database: Database[Raw], entry: Raw) -> None:
         self._entries = database[JOURNAL]
         self._entry = entry
+        self._own = secrets.token_hex(8)  # of two that resume one restore, it says which began to replace
 
     @classmethod
     def begin(cls, database: Database[Raw], archive: str, collections: list[str]) -> "Journal":
@@ -72,11 +74,12 @@ class Journal:
         self._move(LOADING, LOADED, expiring=[each._asdict() for each in expiring])
 
     def note_replacing(self, obsolete: list[str]) -> None:
-        self._move(LOADED, REPLACING, obsolete=obsolete)
+        self._move(LOADED, REPLACING, obsolete=obsolete, by=self._own)
 
     def note_not_replacing(self) -> None:
-        """As if nothing had begun, which is so."""
-        self._move(REPLACING, LOADED)
+        """As if nothing had begun, which is so, unless it was another that has."""
+        where = {"_id": ENTRY, "restore": self._entry["restore"], "state": REPLACING, "by": self._own}
+        self._entries.update_one(where, {"$set": {"state": LOADED}})
 
     def note_discarding(self) -> bool:
         """False when it has begun to replace, is over, or another has begun since."""

@@ -7,6 +7,7 @@ from typing import BinaryIO, Final, NamedTuple, Protocol
 
 from app.backup.azure_place import AzurePlace
 from app.backup.blocks import Sink
+from app.backup.errors import BackupError
 from app.backup.folder_place import FolderPlace
 from app.core.config import Settings
 
@@ -35,6 +36,12 @@ def place_of(text: str | None, settings: Settings) -> Place:
     """The folder of that name, `azure:`, or where the settings say that backups are."""
     if text == AZURE:
         return AzurePlace.of(settings)
+    if text is not None and text.partition(":")[0] == "azure":
+        # Whoever writes that means the storage account, and would look there for what is in a folder of this machine.
+        raise BackupError(
+            f"{text}: the storage account is azure: and no more, its container AZURE_BACKUP_CONTAINER. A folder of "
+            f"that name is ./{text}"
+        )
     return FolderPlace(Path(text) if text else settings.backup_dir or settings.data_dir / "backups")
 
 

@@ -14,7 +14,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from app.backup.archive import ArchiveReader, Collection, Contents, Documents, Raw, refuse
 from app.backup.errors import BackupError
-from app.backup.journal import Journal, require_whole
+from app.backup.journal import OTHER, Journal, require_whole
 from app.backup.place import Named
 from app.backup.progress import Progress, Step
 from app.backup.staging import Staging, is_of_a_restore, let_expire, staged_collections
@@ -142,14 +142,7 @@ def _watched(reader: ArchiveReader, key: bytes | None, step: Step) -> Iterator[C
 def _replace(database: Database[Raw], journal: Journal, require_alone: Alone) -> None:
     """Let the new collections take their places. Every step may have been done before."""
     if journal.state != REPLACING:
-        kept = set(journal.collections)
-        found = database.list_collection_names(filter={"type": "collection"})
-        journal.note_replacing([name for name in found if name not in kept and not _is_apart(name)])
-        try:
-            require_alone()  # whoever comes after the note reads it, so whoever is not there now stays away
-        except BackupError as error:
-            journal.note_not_replacing()
-            raise BackupError(f"{error} Then: restore --resume.") from error
+        _note_replacing(database, journal, require_alone)
     try:
         _put_in_place(database, journal)
     except (PyMongoError, KeyboardInterrupt) as error:
@@ -157,6 +150,24 @@ def _replace(database: Database[Raw], journal: Journal, require_alone: Alone) ->
             f"It was cut off while it put the collections in place ({type(error).__name__}), and nothing may work on "
             f"{database.name} now. Finish it: restore --resume."
         ) from error
+
+
+def _note_replacing(database: Database[Raw], journal: Journal, require_alone: Alone) -> None:
+    """Begin, unless somebody is there; whoever is kept from it leaves a database that others may work on."""
+    kept = set(journal.collections)
+    found = database.list_collection_names(filter={"type": "collection"})
+    try:
+        journal.note_replacing([name for name in found if name not in kept and not _is_apart(name)])
+        require_alone()  # whoever comes after the note reads it, so whoever is not there now stays away
+    except KeyboardInterrupt as error:
+        journal.note_not_replacing()
+        raise BackupError(
+            "Interrupted before anything was replaced. Go on: restore --resume. Or remove what is left: restore "
+            "--discard."
+        ) from error
+    except BackupError as error:
+        journal.note_not_replacing()
+        raise error if error is OTHER else BackupError(f"{error} Then: restore --resume.") from error
 
 
 def _put_in_place(database: Database[Raw], journal: Journal) -> None:

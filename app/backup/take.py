@@ -31,11 +31,12 @@ class Taken(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """An archive, and what its head says; nothing when that is damaged."""
+    """An archive, and what its head says, or why that can't be read."""
 
     name: str
     size: int
     head: dict[str, Any] | None
+    fault: str
 
     @property
     def at(self) -> str:
@@ -60,24 +61,28 @@ def back_up(database: Database[Raw], place: Place, key: bytes | None, progress: 
 
 
 def listed(place: Place) -> Iterator[Listed]:
+    """All that there are; one that can't be read is in nobody's way."""
     for name in place.names():
-        head = None
+        size, head, fault = 0, None, ""
         try:
+            size = place.size(name)
             with place.open(name) as file:
                 head = ArchiveReader(file).head
-        except FaultError:
-            pass
-        yield Listed(name, place.size(name), head)
+        except FaultError as error:
+            fault = f"DAMAGED: {error}"
+        except BackupError as error:
+            fault = str(error)
+        yield Listed(name, size, head, fault)
 
 
-def remove_older(place: Place, latest: str, database: str, *, keep: int) -> list[str]:
+def remove_older(place: Place, latest: str, database: str, *, keep: int) -> Iterator[str]:
     """Remove all archives of the database but the latest, which is the latest whatever the clocks say."""
     archives = [each for each in listed(place) if each.head is not None and each.head["database"] == database]
     others = [each for each in archives if each.name != latest]
     older = sorted(others, key=lambda each: each.at, reverse=True)[keep - 1 :]
     for each in older:
         place.remove(each.name)
-    return [each.name for each in older]
+        yield each.name
 
 
 def _attempt(database: Database[Raw], place: Place, key: bytes | None, progress: Progress) -> Taken:

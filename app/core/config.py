@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from cryptography.fernet import MultiFernet
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core import encryption, signing
@@ -268,6 +268,11 @@ class Settings(
 
 
 _active: Settings | None = None
+
+
+def faults_of(refused: ValidationError) -> str:
+    """What is wrong with which setting, a line for each."""
+    return "\n".join(f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in refused.errors())
 
 
 def use_settings(settings: Settings) -> None:

@@ -5,10 +5,19 @@ from typing import Any, Final
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, ConnectionFailure, InvalidURI, OperationFailure, PyMongoError
 
-from app.db.presence import DEFAULT_DATABASE
+from app.db.presence import DEFAULT_DATABASE, database_of
 
 _PATIENCE_MS: Final = 5000
 _REFUSED: Final = frozenset({8000, 18, 13})  # Atlas, authentication failed, unauthorised
+
+
+def fault_of_url(url: str) -> str | None:
+    """What is wrong with the URL as it is written; nobody is asked. Never a word of it: that may be of the password."""
+    try:
+        database_of(url)
+    except (ConfigurationError, ValueError) as error:
+        return _told(error)
+    return None
 
 
 def fault_of_database(url: str) -> str | None:
@@ -16,10 +25,14 @@ def fault_of_database(url: str) -> str | None:
     try:
         with MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=_PATIENCE_MS, connectTimeoutMS=2000) as client:
             return _fault_of(client)
-    except InvalidURI:
-        return "DATABASE_URL: is no URL of MongoDB; a user and a password in it must be percent-encoded"
     except (ConfigurationError, ValueError) as error:
-        return f"DATABASE_URL: can't be used ({type(error).__name__}); is the host right, and are the options?"
+        return _told(error)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, InvalidURI | ValueError):
+        return "DATABASE_URL: is no URL of MongoDB; a user and a password in it must be percent-encoded"
+    return "DATABASE_URL: can't be used; is the host right, and are the options?"
 
 
 def _fault_of(client: MongoClient[dict[str, Any]]) -> str | None:

@@ -1,7 +1,6 @@
 """Who is connected to a database. Our clients show to the server what they are, and of which database."""
 
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
@@ -9,6 +8,7 @@ from pymongo.errors import OperationFailure
 SERVICE: Final = "octopus"
 RESTORE: Final = "octopus-restore"
 BACKUP: Final = "octopus-backup"
+MARK: Final = "/"  # behind it stands which one of its kind it is; no name of a database holds one
 DEFAULT_DATABASE: Final = "octopus"
 
 
@@ -17,8 +17,12 @@ def shown_name(kind: str, database: str) -> str:
 
 
 def database_of(url: str) -> str:
-    """The database that a URL names."""
-    return unquote(urlsplit(url).path.removeprefix("/")) or DEFAULT_DATABASE
+    """The database that a URL names.
+
+    The driver says which, for it reads URLs in its own way: a `#` or a `[` may stand in a password. Nobody is asked.
+    """
+    with MongoClient[dict[str, Any]](url, connect=False) as client:
+        return client.get_default_database(DEFAULT_DATABASE).name
 
 
 def clients_of(client: MongoClient[dict[str, Any]], database: str) -> set[tuple[str, str]]:
@@ -32,8 +36,7 @@ def clients_of(client: MongoClient[dict[str, Any]], database: str) -> set[tuple[
     except OperationFailure:
         shown = _connections(client, of_all_users=False)
     names = {shown_name(kind, database) for kind in (SERVICE, RESTORE)}
-    # Behind the mark stands which one of its kind it is.
-    return {(name, address) for name, address in shown if name.partition("#")[0] in names}
+    return {(name, address) for name, address in shown if name.partition(MARK)[0] in names}
 
 
 def _connections(client: MongoClient[dict[str, Any]], *, of_all_users: bool) -> list[tuple[str, str]]:

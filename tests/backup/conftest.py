@@ -1,16 +1,13 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
-from pymongo.database import Database
 
 from tests.backup.terminal import Ended, Terminal
+from tests.fresh_database import database, url
 
-Raw = dict[str, Any]
+__all__ = ["database", "url"]  # fixtures
 Run = Callable[..., Ended]
 
 
@@ -19,20 +16,6 @@ def terminal() -> Iterator[Terminal]:
     opened = Terminal()
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def database(mongodb: MongoClient[Raw]) -> Iterator[Database[Raw]]:
-    """One that does not exist yet, and is gone after the test."""
-    name = f"backup_{uuid4().hex[:8]}"
-    yield mongodb[name]
-    mongodb.drop_database(name)
-
-
-@pytest.fixture
-def url(database_url: str, database: Database[Raw]) -> str:
-    server, _, rest = database_url.rpartition("/")
-    return f"{server}/{database.name}?{rest.partition('?')[2]}"
 
 
 @pytest.fixture

@@ -120,6 +120,11 @@ class TestEncryption:
         with pytest.raises(BackupError, match=r"encrypted under the key [0-9a-f]{12}"):
             faults(archive(KEY), key)
 
+    def test_takes_none_in_clear_where_there_is_a_key(self) -> None:
+        """Who can write to the place and has no key can make such a one."""
+        with pytest.raises(BackupError, match=r"not encrypted.*unset BACKUP_KEY"):
+            faults(archive(None), KEY)
+
     def test_is_not_fooled_by_blocks_of_another_archive_whose_checksums_fit(self) -> None:
         mine, other = archive(KEY), archive(KEY, at="later")
         at, of_other = starts(mine), starts(other)

@@ -9,12 +9,15 @@ import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 from unittest.mock import ANY
 
 import pytest
+from azure.storage.blob import BlobServiceClient
+from pymongo import MongoClient
 from pymongo.database import Database
 
 from app.backup import snapshot, take
@@ -25,6 +28,7 @@ from app.backup.journal import Journal
 from app.backup.place import Named
 from app.backup.progress import Progress
 from app.backup.restore import verify
+from app.db.presence import database_of
 from tests import old_database
 from tests.azure_app import azurite
 from tests.azurite_server import AzuriteServer
@@ -32,6 +36,7 @@ from tests.backup.conftest import Run
 from tests.backup.terminal import PROJECT, Terminal
 from tests.backup.test_kills import fill, state
 from tests.conftest import SECRET, Serve
+from tests.scripts.program import program_of
 
 __all__ = ["azurite"]  # the fixture
 KEY = urlsafe_b64encode(secrets.token_bytes(32)).decode()
@@ -71,7 +76,38 @@ class TestBackup:
         assert third.out.splitlines()[3:] == [f"Removed: {first}"]
         names = {path.name for path in (tmp_path / "backups").iterdir()}
         assert names == {second, third.archive, stranger.name}
-        assert f"{stranger.name}  15 bytes  DAMAGED" in run("list").out
+        assert f"{stranger.name}  15 bytes  DAMAGED: the head was" in run("list").out
+
+    def test_is_made_and_listed_beside_what_can_not_be_read(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        first = tmp_path / "backups" / run("backup").archive
+        later = first.with_name("1-later.backup")
+        later.write_bytes(saying(first.read_bytes(), format=2))
+
+        made = run("backup", "--keep", "1")
+
+        assert made.out.splitlines()[3:] == [f"Removed: {first.name}"]
+        listed = run("list").out.splitlines()
+        assert f"{later.name}  {later.stat().st_size} bytes  The archive has the format 2" in listed[0]
+        assert listed[1].startswith(made.archive)
+
+    def test_is_listed_beside_one_that_is_removed_meanwhile(
+        self, run: Run, database: Database[Raw], tmp_path: Path
+    ) -> None:
+        fill(database)
+        made = run("backup").archive
+
+        class Vanishing(FolderPlace):
+            def names(self) -> Iterator[str]:
+                yield from ("gone.backup", *super().names())
+
+        listed = list(take.listed(Vanishing(tmp_path / "backups")))
+
+        assert [each.name for each in listed] == ["gone.backup", made]
+        assert [each.head is None for each in listed] == [True, False]
+        assert "No such file" in listed[0].fault
 
     def test_keeps_what_it_has_just_made_when_the_clock_was_put_back(
         self, run: Run, database: Database[Raw], tmp_path: Path
@@ -145,11 +181,40 @@ class TestBackup:
         name = "minSnapshotHistoryWindowInSeconds"
         assert (during[name], after[name]) == (600, 300)
 
-    def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run) -> None:
-        ended = run("backup", DATABASE_URL="mongodb://ada:green/Tea@127.0.0.1/octopus")
+    @pytest.mark.parametrize(
+        ("url", "fault"),
+        [
+            (
+                "mongodb://ada:green/Tea@127.0.0.1/octopus",
+                "is no URL of MongoDB; a user and a password in it must be percent-encoded",
+            ),
+            (
+                "mongodb://ada:Tea@127.0.0.1,127.0.0.2/octopus?directConnection=true",
+                "can't be used; is the host right, and are the options?",
+            ),
+        ],
+    )
+    def test_says_what_is_wrong_with_an_url_without_a_word_of_it(self, run: Run, url: str, fault: str) -> None:
+        assert run("backup", DATABASE_URL=url)[:3] == (1, "", f"DATABASE_URL: {fault}\n")
 
-        assert (ended.code, ended.out) == (1, "")
-        assert ended.err == "DATABASE_URL is no URL of MongoDB; a user and a password in it must be percent-encoded.\n"
+    def test_names_each_setting_that_is_wrong(self, run: Run) -> None:
+        refused = run("backup", WORKERS="many", BCRYPT_ROUNDS="few")
+
+        assert (refused.code, refused.out) == (1, "")
+        assert [line.partition(":")[0] for line in refused.err.splitlines()] == ["workers", "bcrypt_rounds"]
+
+    @pytest.mark.parametrize("place", ["azure", "azure:nightly"])
+    def test_makes_no_folder_for_what_is_meant_for_azure(
+        self, run: Run, database: Database[Raw], tmp_path: Path, place: str
+    ) -> None:
+        fill(database)
+
+        refused = [run("backup", "--to", place), run("list", place)]
+
+        assert [(each.code, each.out) for each in refused] == [(1, "")] * 2
+        assert all(each.err.startswith(f"{place}: the storage account is azure: and no more") for each in refused)
+        assert not (tmp_path / place).exists()
+        assert run("backup", "--to", f"./{place}").code == 0
 
     def test_refuses_what_has_no_snapshot(self, run: Run, database: Database[Raw]) -> None:
         nothing = run("backup")
@@ -190,6 +255,22 @@ class TestEncryption:
         assert run("restore", made.archive, BACKUP_KEY_FILE=str(key_file)).code == 0
         assert state(database) == before
 
+    def test_takes_no_archive_in_clear_where_there_is_a_key(self, run: Run, database: Database[Raw]) -> None:
+        fill(database)
+        clear, sealed = run("backup").archive, run("backup", BACKUP_KEY=KEY).archive
+        database["jars"].delete_one({"_id": 7})
+        before = state(database)
+
+        refused = [run(*command, BACKUP_KEY=KEY) for command in (("verify", clear), ("restore", clear, "--replace"))]
+
+        assert [each.code for each in refused] == [1, 1]
+        assert ["The archive is not encrypted, though there is a key" in each.err for each in refused] == [True] * 2
+        assert state(database) == before
+        assert ", not encrypted: whole.\n" in run("verify", clear).out
+        assert re.search(
+            r", encrypted under the key [0-9a-f]{12}: whole\.\n", run("verify", sealed, BACKUP_KEY=KEY).out
+        )
+
 
 class TestRestore:
     def test_refuses_what_it_must_not_do_and_changes_nothing(
@@ -228,6 +309,19 @@ class TestRestore:
         assert (found.code, found.err) == (1, "1 faults: this archive can't be restored.\n")
         assert re.fullmatch(r"FAULT: block \d+ \(byte \d+\) was altered, or is not the one of its place\n", found.out)
 
+    @pytest.mark.parametrize("name", ["", "admin"])
+    def test_never_takes_another_database_for_the_one_that_is_named(
+        self, run: Run, database: Database[Raw], name: str
+    ) -> None:
+        fill(database)
+        archive = run("backup").archive
+        database["jars"].delete_one({"_id": 7})
+        before = state(database)
+
+        assert run("restore", archive, "--replace", "--to-database", name)[:2] == (2, "")
+
+        assert state(database) == before
+
     def test_takes_what_an_image_has_made_whose_version_names_its_commit(
         self, run: Run, database: Database[Raw], tmp_path: Path
     ) -> None:
@@ -241,9 +335,14 @@ class TestRestore:
 
         assert state(database) == before
 
+    @pytest.mark.parametrize("ending", ["", "#green"])
     async def test_waits_for_no_service_that_goes_on(
-        self, run: Run, serve: Serve, database: Database[Raw], url: str
+        self, run: Run, serve: Serve, mongodb: MongoClient[Raw], url: str, ending: str, request: pytest.FixtureRequest
     ) -> None:
+        url = url.replace("?", f"{ending}?")
+        database = mongodb.get_database(database_of(url))
+        request.addfinalizer(lambda: mongodb.drop_database(database.name))
+        run = partial(run, DATABASE_URL=url)
         async with serve(database_url=url):
             archive = run("backup").archive
             before = database["installation"].count_documents({})
@@ -309,6 +408,22 @@ class TestAzure:
         again = run("backup", "--to", "azure:", "--keep", "1", **settings)
         assert run("list", "azure:", **settings).out.split("  ")[0] == again.archive
 
+    def test_names_what_it_has_made_also_where_it_may_remove_nothing(
+        self, run: Run, database: Database[Raw], azurite: AzuriteServer
+    ) -> None:
+        fill(database)
+        container = f"backups-{secrets.token_hex(4)}"
+        settings = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection, "AZURE_BACKUP_CONTAINER": container}
+        first = run("backup", "--to", "azure:", **settings).archive
+        with BlobServiceClient.from_connection_string(azurite.connection) as account:
+            account.get_blob_client(container, first).acquire_lease()
+
+        ended = run("backup", "--to", "azure:", "--keep", "1", **settings)
+
+        assert (ended.code, ended.err) == (1, "Azure Blob Storage: LeaseIdMissing.\n")
+        made, _, checksum = ended.out.splitlines()
+        assert checksum in run("verify", f"azure:{made}", **settings).out
+
 
 # Fills an embedded database, and keeps it until its standard input ends.
 USER = """
@@ -367,14 +482,8 @@ class TestPage:
 
 class TestScript:
     def test_is_the_command(self, tmp_path: Path) -> None:
-        # Without the step before it, which installs what the tests run in already.
-        program = (
-            "import sys; sys.path.insert(0, 'scripts'); import environment; environment.enter = lambda: None;"
-            "import backup_db; sys.argv = ['backup_db.py', 'list']; backup_db.main()"
-        )
-
         ended = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", program_of("backup_db"), "list"],
             cwd=PROJECT,
             env={"DATA_DIR": str(tmp_path), "ENVIRONMENT": "test", "SECRET_KEY": SECRET, "BACKUP_DIR": str(tmp_path)},
             capture_output=True,
@@ -390,7 +499,7 @@ def move_about(database: Database[Raw], collection: str) -> None:
     database["elsewhere"].rename(collection)
 
 
-def saying(content: bytes, **said: str) -> bytes:
+def saying(content: bytes, **said: object) -> bytes:
     """The same archive with another head."""
     reader, out = BlockReader(io.BytesIO(content)), io.BytesIO()
     writer = BlockWriter(out, {**reader.head, **said}, None)

@@ -15,6 +15,7 @@ from pymongo.database import Database
 from app.backup import restore, take
 from app.backup.errors import BackupError
 from app.backup.folder_place import FolderPlace
+from app.backup.journal import Journal
 from app.backup.place import Named
 from app.backup.progress import Progress
 from app.db.mongo import connected
@@ -175,6 +176,39 @@ class TestRestore:
         assert (ended.code, "Finish it: restore --resume" in ended.err) == (1, True)
         assert run("restore", "--resume").code == 0
         assert state(database) == expected
+
+    @pytest.mark.parametrize("moment", [("after", "update", 2, 15), ("before", "aggregate", 5, 15)], ids=str)
+    @pytest.mark.parametrize("command", ["--resume", "--discard"])
+    def test_that_is_told_to_end_before_it_replaces_anything_locks_nobody_out(
+        self, run: Run, database: Database[Raw], archive: str, moment: tuple[Any, ...], command: str
+    ) -> None:
+        """Once it has noted that it begins: while it notes that, and while it looks once more who is there."""
+        fill(database)
+        restored = state(database)
+        change(database)
+        before = state(database)
+
+        ended = run("restore", archive, "--replace", kill=moment)
+
+        assert (ended.code, ended.err.partition(". ")[0]) == (1, "Interrupted before anything was replaced")
+        assert without_leftovers(database) == before
+        assert run("backup").code == 0
+        assert run("restore", command).code == 0
+        assert state(database) == (restored if command == "--resume" else before)
+
+    def test_that_is_told_to_end_leaves_another_alone_that_has_begun_to_replace(self, database: Database[Raw]) -> None:
+        """As two operators can do who both finish a restore that was cut off."""
+        Journal.begin(database, "tea.backup", ["cups"]).note_loaded([])
+        first, second = Journal.find(database), Journal.find(database)
+        assert first
+        assert second
+        first.note_replacing([])
+
+        second.note_not_replacing()
+        with pytest.raises(BackupError, match="Another restore"):
+            second.note_replacing([])
+
+        assert first.is_replacing()
 
     def test_lets_nothing_expire_before_it_is_in_place(self, run: Run, database: Database[Raw], archive: str) -> None:
         run("restore", archive, kill=("after", "createIndexes", 2))

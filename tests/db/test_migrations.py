@@ -3,15 +3,13 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from bson import ObjectId
 from httpx import AsyncClient
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import AsyncMongoClient
 from pymongo.database import Database
 
 from app.db import migrator
@@ -21,25 +19,14 @@ from app.models.user import User
 from tests import old_database
 from tests.conftest import SECRET, Serve
 from tests.factories import SignedInUser, StoredUser, sign_in
+from tests.fresh_database import database, url
 from tests.measuring import process_environment
 from tests.old_database import ADA, BOB, EMPTY, LONG, TEA
 
+__all__ = ["database", "url"]  # fixtures
 Raw = dict[str, Any]
 CONVERSATIONS = "/api/v1/conversations"
 NAME = "0001_place_messages"
-
-
-@pytest.fixture
-def database(mongodb: MongoClient[Raw]) -> Iterator[Database[Raw]]:
-    """One in which nothing was made yet."""
-    name = f"fresh_{uuid4().hex[:8]}"
-    yield mongodb[name]
-    mongodb.drop_database(name)
-
-
-@pytest.fixture
-def url(database_url: str, database: Database[Raw]) -> str:
-    return f"{database_url.rpartition('/')[0]}/{database.name}?{database_url.partition('?')[2]}"
 
 
 class Person:

@@ -13,6 +13,7 @@ from app.core import background
 from app.core.exceptions import DatabaseUnavailableError
 from app.db import mongo
 from app.db.mongo import after_commit, connected, find_batch, get_database, is_answering, transactional
+from app.db.presence import database_of
 
 Raw = dict[str, Any]
 Client = MongoClient[Raw]
@@ -364,6 +365,25 @@ class TestFindBatch:
         namespace = f"{get_database().name}.jars"
         idle = mongodb.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": {"ns": namespace}}])
         assert [operation for operation in idle if operation["type"] == "idleCursor"] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("mongodb://127.0.0.1", "octopus"),
+        ("mongodb://127.0.0.1/?replicaSet=rs0", "octopus"),
+        ("mongodb://127.0.0.1?replicaSet=rs0", "octopus"),
+        ("mongodb://127.0.0.1/tea?authSource=admin&appName=a/b", "tea"),
+        ("mongodb://ada:s#cret@127.0.0.1/tea", "tea"),
+        ("mongodb://ada:[s]cret@127.0.0.1/tea", "tea"),
+        ("mongodb://ada:s%2Fcret%3F@127.0.0.1/tea", "tea"),
+        ("mongodb://127.0.0.1/green%2Dtea", "green-tea"),
+        ("mongodb+srv://ada:s#cret@database.invalid/tea", "tea"),
+        ("mongodb+srv://database.invalid", "octopus"),
+    ],
+)
+def test_database_of_is_the_one_that_the_driver_uses(url: str, name: str) -> None:
+    assert database_of(url) == name
 
 
 class TestConnection:

@@ -15,17 +15,9 @@ from app.models.user import Mfa
 from tests.api.signing_in import enrol, log_in
 from tests.conftest import SECRET
 from tests.factories import PASSWORD, make_signed_in, make_user
+from tests.scripts.program import PROJECT, program_of
 
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import create_superuser
-create_superuser.main()
-"""
+PROGRAM = program_of("create_superuser")
 
 NEW_PASSWORD = "walnut-Harbour-77-comet"
 SECOND_FACTOR = Mfa(encrypted_secret=b"sealed", last_step=0, confirmed_at=utc_now(), recovery_digests=[])
@@ -130,6 +122,21 @@ class TestCreateSuperuser:
         assert "--password-stdin takes it" in ended.stderr
         assert PASSWORD not in ended.stdout + ended.stderr
         assert users.count_documents({}) == 0
+
+    @pytest.mark.parametrize("options", [[], ["--email="], ["--reset-password"], ["--disable-mfa"]])
+    async def test_takes_no_password_for_the_address(self, run: Run, options: list[str]) -> None:
+        ended = run(*options, "--password-stdin")
+
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "--password-stdin needs --email" in ended.stderr
+        assert PASSWORD not in ended.stderr
+
+    @pytest.mark.parametrize("options", [[], ["--disable-mfa"]])
+    async def test_says_in_one_line_that_nobody_answers(self, run: Run, options: list[str]) -> None:
+        ended = run(*options, typed="")
+
+        assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+        assert "--email" in ended.stderr
 
 
 @pytest.mark.usefixtures("client")

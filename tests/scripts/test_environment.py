@@ -10,9 +10,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-# A Python that only writes down what it is asked to do.
+# A Python that only writes down what it is asked to do, and says that.
 RECORDER = """#!/bin/sh
 echo "$@" >> "{record}"
+echo "$@"
 case "$*" in *install*) exit {code} ;; esac
 """
 
@@ -98,7 +99,8 @@ class TestPrepare:
     ) -> None:
         prepare("requirements.txt")
 
-        monkeypatch.setattr(environment, "sys", SimpleNamespace(version="3.13.1 (main)", version_info=(3, 13, 1)))
+        other = SimpleNamespace(version="3.13.1 (main)", version_info=(3, 13, 1), stderr=sys.stderr)
+        monkeypatch.setattr(environment, "sys", other)
         prepare("requirements.txt")
 
         assert len(project.installs) == 2
@@ -123,14 +125,15 @@ class TestPrepare:
         assert project.installs == ["requirements.txt"]
 
     def test_says_what_it_does(
-        self, prepare: Callable[[str], None], project: Project, capsys: pytest.CaptureFixture[str]
+        self, prepare: Callable[[str], None], project: Project, capfd: pytest.CaptureFixture[str]
     ) -> None:
         prepare("requirements.txt")
-        first = capsys.readouterr().out
+        first = capfd.readouterr()
         prepare("requirements.txt")
 
-        assert "requirements.txt" in first
-        assert capsys.readouterr().out == ""
+        assert "requirements.txt" in first.err
+        assert first.out == ""
+        assert capfd.readouterr() == ("", "")
         assert len(project.installs) == 1
 
     @pytest.mark.parametrize("version", [(3, 10, 9), (2, 7, 18)])
@@ -163,7 +166,9 @@ class TestEnter:
             [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ)
         )
 
-        assert "still here" not in ended.stdout
+        # Nothing of what was made and installed on the way: the output may go into a file.
+        assert ended.stdout == "tool.py --port 8001\n"
+        assert "Installing requirements.txt" in ended.stderr
         assert project.record.read_text().splitlines()[-1] == "tool.py --port 8001"
 
 

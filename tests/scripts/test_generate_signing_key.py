@@ -8,23 +8,14 @@ import pytest
 from app.core.tokens import read_access_token
 from tests.core.active import activate
 from tests.core.test_signing import token_of_ours
+from tests.scripts.program import program_of
 
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import os, sys
-os.umask(0)
-sys.path.insert(0, sys.argv.pop(1))
-import environment
-environment.enter = lambda: None
-import generate_signing_key
-generate_signing_key.main()
-"""
+PROGRAM = "import os\nos.umask(0)" + program_of("generate_signing_key")
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-c", PROGRAM, str(PROJECT / "scripts"), *options],
+        [sys.executable, "-c", PROGRAM, *options],
         cwd=folder,
         capture_output=True,
         text=True,

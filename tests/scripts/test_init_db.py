@@ -1,42 +1,27 @@
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
+from pymongo.database import Database
 
 from tests.conftest import SECRET
+from tests.fresh_database import database, url
+from tests.scripts.program import PROJECT, program_of
 
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import init_db
-init_db.main()
-"""
+__all__ = ["database", "url"]  # fixtures
+PROGRAM = program_of("init_db")
 
 Client = MongoClient[dict[str, Any]]
 Run = Callable[[str], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def name(mongodb: Client) -> Iterator[str]:
-    """The name of a database that does not exist yet."""
-    name = f"fresh_{uuid4().hex[:8]}"
-    yield name
-    mongodb.drop_database(name)
-
-
-@pytest.fixture
-def url(database_url: str, name: str) -> str:
-    server, _, rest = database_url.rpartition("/")
-    return f"{server}/{name}?{rest.partition('?')[2]}"
+def name(database: Database[dict[str, Any]]) -> str:
+    return database.name
 
 
 @pytest.fixture
@@ -82,7 +67,14 @@ class TestInitDb:
         assert mongodb[name]["users"].count_documents({}) == 1
 
     @pytest.mark.parametrize(
-        "url", ["mongodb://127.0.0.1:1/octopus?serverSelectionTimeoutMS=200", "mysql://s3cret@host"]
+        "url",
+        [
+            "mongodb://127.0.0.1:1/octopus?serverSelectionTimeoutMS=200",
+            "mysql://s3cret@host",
+            "mongodb://ada:s3cret@127.0.0.1:tea/octopus",
+            "mongodb://ada:tea/s3cret@127.0.0.1/octopus",
+            "mongodb://ada:tea/s3cret@database/octopus",
+        ],
     )
     def test_says_in_one_line_why_it_can_not(self, run: Run, url: str) -> None:
         ended = run(url)

@@ -1,29 +1,21 @@
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from pymongo import MongoClient
 from pymongo.database import Database
 
 from tests import old_database
 from tests.conftest import SECRET
+from tests.fresh_database import database, url
 from tests.measuring import process_environment
 from tests.old_database import LONG
+from tests.scripts.program import PROJECT, program_of
 
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import migrate
-migrate.main()
-"""
+__all__ = ["database", "url"]  # fixtures
+PROGRAM = program_of("migrate")
 # The same, killed when it has written the third batch and not noted that yet.
 KILLED = (
     """
@@ -47,15 +39,7 @@ Run = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def database(mongodb: MongoClient[Raw]) -> Iterator[Database[Raw]]:
-    name = f"fresh_{uuid4().hex[:8]}"
-    yield mongodb[name]
-    mongodb.drop_database(name)
-
-
-@pytest.fixture
-def variables(database_url: str, database: Database[Raw], tmp_path: Path) -> dict[str, str]:
-    url = f"{database_url.rpartition('/')[0]}/{database.name}?{database_url.partition('?')[2]}"
+def variables(url: str, tmp_path: Path) -> dict[str, str]:
     return {"DATABASE_URL": url, "DATA_DIR": str(tmp_path), "ENVIRONMENT": "test", "SECRET_KEY": SECRET}
 
 
@@ -146,3 +130,22 @@ class TestUp:
         assert "0002_pour_milk" in run("down")[1]
 
         assert (database["installation"].find_one() or {})["applied"] == marks["applied"]
+
+    @pytest.mark.parametrize("command", ["status", "up"])
+    def test_says_what_is_wrong_with_the_url_without_a_word_of_it(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", "mongodb://ada:tea/s3cret@127.0.0.1/octopus")
+
+        assert run(command) == (
+            "",
+            "DATABASE_URL: is no URL of MongoDB; a user and a password in it must be percent-encoded",
+        )
+
+    def test_names_each_setting_that_is_wrong(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BCRYPT_ROUNDS", "few")
+        monkeypatch.setenv("WORKERS", "many")
+
+        out, fault = run("status")
+
+        assert (out, [line.partition(":")[0] for line in fault.splitlines()]) == ("", ["workers", "bcrypt_rounds"])

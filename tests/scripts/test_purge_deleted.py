@@ -17,17 +17,9 @@ from app.models.deleted_user import DeletedUser
 from app.services import user_service
 from tests.conftest import SECRET
 from tests.factories import StoredUser, make_conversation, make_messages, make_user
+from tests.scripts.program import PROJECT, program_of
 
-PROJECT = Path(__file__).parents[2]
-# The script without the step before it, which installs what the tests run in already.
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import purge_deleted
-purge_deleted.main()
-"""
+PROGRAM = program_of("purge_deleted")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Database = AsyncDatabase[dict[str, Any]]

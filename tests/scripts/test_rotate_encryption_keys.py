@@ -19,16 +19,9 @@ from app.models.user import BEGINNING, Mfa, PendingMfa, User
 from app.services import mfa_service
 from tests.conftest import ENCRYPTION_KEY, SECRET
 from tests.factories import make_signed_in, make_user
+from tests.scripts.program import PROJECT, program_of
 
-PROJECT = Path(__file__).parents[2]
-PROGRAM = """
-import sys
-sys.path.insert(0, "scripts")
-import environment
-environment.enter = lambda: None
-import rotate_encryption_keys
-rotate_encryption_keys.main()
-"""
+PROGRAM = program_of("rotate_encryption_keys")
 
 
 def rotate(database_url: str, folder: Path, keys: str) -> subprocess.CompletedProcess[str]:
