@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from pymongo import MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
+from pymongo.monitoring import CommandListener
 
 from app.core.config import Settings
 from app.db import change_feed, mongo, startup
@@ -269,9 +270,13 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Sees what applications that are started afterwards ask of the database."""
     listener = Commands()
-    monkeypatch.setattr(
-        startup, "connected", lambda url, at_start, others: mongo.connected(url, at_start, [*others, listener])
-    )
+
+    def connected(
+        url: str, *, migrates: bool, listeners: Sequence[CommandListener]
+    ) -> AbstractAsyncContextManager[Any]:
+        return mongo.connected(url, migrates=migrates, listeners=[*listeners, listener])
+
+    monkeypatch.setattr(startup, "connected", connected)
     return listener
 
 

@@ -13,7 +13,7 @@ from pymongo import MongoClient
 from app.core import live_cache
 from app.core.clock import utc_now
 from app.core.live_cache import LiveCache, changes_seen
-from app.crud import crud_credit, crud_user
+from app.crud import crud_credit
 from app.db.change_feed import follow_changes
 from app.db.mongo import connected
 from tests.core.active import activate
@@ -122,7 +122,7 @@ class TestFollowChanges:
             assert knows(cache, "ben", BEN)
 
             await crud_credit.draw(ADA, 2)
-            await crud_user.draw_credits({ADA: 3})
+            await crud_credit.draw_from_many({ADA: 3})
             await crud_credit.give(ADA, 1)
             elsewhere["users"].update_one(
                 {"_id": BEN}, {"$set": {"role": "guest"}, "$inc": {"credits": 1, "version": 1}}
