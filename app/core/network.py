@@ -60,19 +60,19 @@ def is_loopback(host: str) -> bool:
 def is_public(text: str) -> bool:
     """Whether an address is one of the internet, also where IPv6 carries an address of IPv4 inside."""
     address = parse_address(text)
-    if address is None or not address.is_global or address.is_multicast:
+    if address is None or address.is_multicast:
         return False
-    if isinstance(address, IPv4Address):
-        return True
-    return (address in _UNICAST or address in _NAT64) and all(is_public(str(inner)) for inner in _carried(address))
+    if isinstance(address, IPv6Address) and (inner := _carried(address)):
+        return is_public(str(inner))
+    return address.is_global and (isinstance(address, IPv4Address) or address in _UNICAST)
 
 
-def _carried(address: IPv6Address) -> list[IPv4Address]:
-    """The IPv4 addresses that a gateway would send it on to: of 6to4, Teredo and NAT64."""
-    inner = [address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
-        inner.append(IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in inner if each is not None]
+def _carried(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that a gateway would send it on to: of 6to4, which some releases call global, and of NAT64.
+
+    Teredo carries one too, and is global for none.
+    """
+    return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address.sixtofour
 
 
 def is_base_url(text: str) -> bool:
