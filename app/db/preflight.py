@@ -5,7 +5,7 @@ from typing import Any, Final
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, ConnectionFailure, InvalidURI, OperationFailure, PyMongoError
 
-from app.db.presence import DEFAULT_DATABASE, database_of
+from app.db.presence import DEFAULT_DATABASE
 
 _PATIENCE_MS: Final = 5000
 _REFUSED: Final = frozenset({8000, 18, 13})  # Atlas, authentication failed, unauthorised
@@ -14,7 +14,7 @@ _REFUSED: Final = frozenset({8000, 18, 13})  # Atlas, authentication failed, una
 def fault_of_url(url: str) -> str | None:
     """What is wrong with the URL as it is written; nobody is asked. Never a word of it: that may be of the password."""
     try:
-        database_of(url)
+        MongoClient[dict[str, Any]](url, connect=False).close()
     except (ConfigurationError, ValueError) as error:
         return _told(error)
     return None

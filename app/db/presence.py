@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
+from pymongo.uri_parser import parse_uri
 
 SERVICE: Final = "octopus"
 RESTORE: Final = "octopus-restore"
@@ -19,10 +20,11 @@ def shown_name(kind: str, database: str) -> str:
 def database_of(url: str) -> str:
     """The database that a URL names.
 
-    The driver says which, for it reads URLs in its own way: a `#` or a `[` may stand in a password. Nobody is asked.
+    The driver says which, for it reads URLs in its own way: a `#` or a `[` may stand in a password. Nobody is asked,
+    neither for the servers that a name of DNS stands for.
     """
-    with MongoClient[dict[str, Any]](url, connect=False) as client:
-        return client.get_default_database(DEFAULT_DATABASE).name
+    plain = url.replace("mongodb+srv://", "mongodb://", 1)
+    return str(parse_uri(plain, validate=False, warn=False)["database"] or DEFAULT_DATABASE)
 
 
 def clients_of(client: MongoClient[dict[str, Any]], database: str) -> set[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 from beanie import Document
@@ -103,6 +104,7 @@ async def _make_once(database: AsyncDatabase[dict[str, Any]], lease: Lease) -> b
     return True
 
 
+@cache
 def _fingerprint() -> str:
     declared = {_collection(model): [index.document for index in _indexes(model)] for model in DOCUMENT_MODELS}
     return hashlib.sha256(json_util.dumps(declared, sort_keys=True).encode()).hexdigest()
