@@ -27,7 +27,7 @@ from app.main import create_app
 from app.models.audit_event import AuditEvent
 from tests import leaks
 from tests.commands import Commands
-from tests.driver import close_what_is_given_up
+from tests.driver import close_what_is_given_up, close_what_was_lost
 from tests.mailbox import Mailbox, open_mailbox
 from tests.measuring import measured
 
@@ -149,8 +149,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Of a test with many parameters, some are enough to say which lines it runs."""
-    with measured(item.nodeid.partition("[")[0], times=2):
-        return (yield)
+    try:
+        with measured(item.nodeid.partition("[")[0], times=2):
+            return (yield)
+    finally:
+        close_what_was_lost()
 
 
 @pytest.fixture(scope="session")
