@@ -21,10 +21,10 @@ def database_of(url: str) -> str:
     """The database that a URL names.
 
     The driver says which, for it reads URLs in its own way: a `#` or a `[` may stand in a password. Nobody is asked,
-    neither for the servers that a name of DNS stands for.
+    neither for the servers that a name of DNS stands for; the options, of which some need such a name, say nothing.
     """
-    plain = url.replace("mongodb+srv://", "mongodb://", 1)
-    return str(parse_uri(plain, validate=False, warn=False)["database"] or DEFAULT_DATABASE)
+    plain = url.partition("?")[0].replace("mongodb+srv://", "mongodb://", 1)
+    return str(parse_uri(plain)["database"] or DEFAULT_DATABASE)
 
 
 def clients_of(client: MongoClient[dict[str, Any]], database: str) -> set[tuple[str, str]]:

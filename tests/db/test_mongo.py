@@ -380,6 +380,7 @@ class TestFindBatch:
         ("mongodb://127.0.0.1/green%2Dtea", "green-tea"),
         ("mongodb+srv://ada:s#cret@database.invalid/tea", "tea"),
         ("mongodb+srv://database.invalid", "octopus"),
+        ("mongodb+srv://ada:tea@cluster.example.net/tea?srvServiceName=mine&srvMaxHosts=2", "tea"),
     ],
 )
 def test_database_of_is_the_one_that_the_driver_uses(url: str, name: str) -> None:
