@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import subprocess
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -32,10 +32,7 @@ _PLAIN: Final = frozenset({"token_type", "bearer", "refresh_token", "access_toke
 _WORD: Final = re.compile(rb"[A-Za-z0-9]{10,}")
 _ID: Final = re.compile(rb"[0-9a-f]{24}")  # of a document: many tokens begin with one, and logs name them
 _PIECE: Final = 10
-_WORDS_OF_LOGS: Final = re.compile(rb"[A-Za-z0-9]{%d,}" % _PIECE)
 _MIN_DIFFERENT: Final = 6  # characters of what is looked for: `aaaaaaaaaaaa` is no secret
-_BLOCK: Final = 16 * 1024 * 1024
-_OVERLAP: Final = 4096
 _MARK: Final = b"\n#test "
 
 
@@ -98,19 +95,20 @@ def piece_of(secret: bytes) -> bytes | None:
 
 def find_leaks(folder: Path, most: int = 10) -> list[Leak]:
     """The first pieces of secrets that are in a log, in which test, and on which line."""
-    pieces = {piece for file in folder.glob("*.secrets") for piece in file.read_bytes().splitlines()}
-    short = {piece for piece in pieces if _WORDS_OF_LOGS.fullmatch(piece)}
-    found = (leak for file in sorted(folder.glob("*.log")) for leak in _leaks_of(file, short, pieces - short))
+    sought = folder / "sought"
+    sought.write_bytes(b"".join(file.read_bytes() for file in folder.glob("*.secrets")))
+    found = (leak for file in sorted(folder.glob("*.log")) for leak in _leaks_of(file, sought))
     return [leak for leak, _ in zip(found, range(most), strict=False)]
 
 
-def _leaks_of(file: Path, words: set[bytes], phrases: Iterable[bytes]) -> Iterator[Leak]:
-    content = file.read_bytes()
-    of_log: set[bytes] = set()
-    for start in range(0, len(content), _BLOCK):
-        of_log.update(_WORDS_OF_LOGS.findall(content[start : start + _BLOCK + _OVERLAP]))
-    parts = {word[at : at + _PIECE] for word in of_log for at in range(len(word) - _PIECE + 1)}
-    for piece in (parts & words) | {phrase for phrase in phrases if phrase in content}:
+def _leaks_of(file: Path, sought: Path) -> Iterator[Leak]:
+    """By grep, which looks for ten thousands of pieces at once as fast as for one."""
+    grep = ["grep", "--text", "--only-matching", "--fixed-strings", "--file", str(sought), str(file)]
+    run = subprocess.run(grep, env={**os.environ, "LC_ALL": "C"}, stdout=subprocess.PIPE, check=False)  # noqa: S603
+    if run.returncode > 1:
+        run.check_returncode()
+    content = file.read_bytes() if run.stdout else b""
+    for piece in sorted(set(run.stdout.splitlines())):
         yield _leak(content, piece, file.with_suffix(".tests"))
 
 
