@@ -1,7 +1,9 @@
 """The real database, and the whole application over it. One empty database per test."""
 
 import fcntl
+import importlib
 import os
+import pkgutil
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
@@ -20,6 +22,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 from pymongo.monitoring import CommandListener
 
+import app
 from app.core.config import Settings
 from app.db import change_feed, mongo, startup
 from app.db.embedded import embedded_server, try_lock
@@ -86,13 +89,21 @@ async def _bind_documents(database: AsyncDatabase[dict[str, Any]], **options: An
 
 mongo.init_beanie = _bind_documents  # type: ignore[assignment, attr-defined]
 
-# Files of which a test takes many seconds.
+# Files of which a test takes many seconds, besides those of servers: `test_*_server.py`.
 LONG = {
-    *("test_openapi_conformance.py", "test_adding_a_feature.py", "test_hostile_server.py", "test_server.py"),
-    *("test_purge.py", "test_errors.py", "test_embedded.py", "test_architecture.py"),
-    "test_events_server.py",
-    *("test_failover_server.py", "test_network_server.py", "test_disk_full_server.py"),
+    *("test_openapi_conformance.py", "test_adding_a_feature.py", "test_architecture.py", "test_project_files.py"),
+    *("test_compose.py", "test_docs_commands.py", "test_integration_page.py", "test_migrate.py", "test_drill.py"),
+    *(
+        "test_commands.py",
+        "test_kills.py",
+        "test_embedded.py",
+        "test_errors.py",
+        "test_purge.py",
+        "test_audit_chain.py",
+    ),
+    *("test_mail_service.py", "test_storage_memory.py"),
 }
+
 
 Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 
@@ -134,26 +145,63 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(TEST_HOME, ignore_errors=True)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the tests load of the application is measured, not how they are found: every worker finds all."""
+    for module in pkgutil.walk_packages(app.__path__, "app."):
+        importlib.import_module(module.name)
+    with measured("collection", times=0):
+        return (yield)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each worker begin with its share of what takes long, so that nobody waits for that in the end."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    long = [item for item in items if item.path.name in LONG]
-    others = [item for item in items if item.path.name not in LONG]
+    long = [item for item in items if _is_long(item.path.name)]
+    others = [item for item in items if not _is_long(item.path.name)]
     ends = [len(others) * at // workers for at in range(workers + 1)]
     items[:] = []
     for at in range(workers):
         items += [*long[at::workers], *others[ends[at] : ends[at + 1]]]
 
 
+def _is_long(name: str) -> bool:
+    return name in LONG or name.endswith("_server.py")
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Of a test with many parameters, some are enough to say which lines it runs."""
+def pytest_runtest_protocol() -> Generator[None, object, object]:
     try:
-        with measured(item.nodeid.partition("[")[0], times=2):
-            return (yield)
+        return (yield)
     finally:
         close_what_was_lost()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Of what comes before tests, one of those that begin alike is enough to say which lines it runs."""
+    with measured(f"before {_beginning(item)}", times=1):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Of a test with many parameters, one is enough."""
+    with measured(item.nodeid.partition("[")[0], times=1):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    with measured(f"after {_beginning(item)}", times=1):
+        return (yield)
+
+
+def _beginning(item: pytest.Item) -> str:
+    """The fixtures that the test begins with, as its module and its class see them."""
+    names: list[str] = getattr(item, "fixturenames", [])
+    return f"{item.nodeid.rpartition('::')[0]} {sorted(names)}"
 
 
 @pytest.fixture(scope="session")
