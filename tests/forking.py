@@ -5,6 +5,7 @@ tests is in them. One worker only: several are begun anew by uvicorn, as by the 
 """
 
 import atexit
+import importlib
 import multiprocessing
 import os
 import subprocess
@@ -23,12 +24,14 @@ _LOADED: Final = ["app.__main__", "app.main", "tests.forking"]
 class ForkedService:
     """Its output goes to the log. Used as a `subprocess.Popen`; it leads a group of processes."""
 
-    def __init__(self, options: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path) -> None:
+    def __init__(
+        self, program: str, options: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path
+    ) -> None:
         _CONTEXT.set_forkserver_preload(_LOADED)
         with _without_coverage():
             forkserver.ensure_running()
         begun, says_so = _CONTEXT.Pipe(duplex=False)
-        given = (list(options), dict(environment), str(folder), str(log), says_so)
+        given = (program, list(options), dict(environment), str(folder), str(log), says_so)
         self._process = _CONTEXT.Process(target=_serve, args=given)
         self._process.start()
         says_so.close()
@@ -63,7 +66,9 @@ def _without_coverage() -> Iterator[None]:
         os.environ.update(taken)
 
 
-def _serve(options: list[str], environment: dict[str, str], folder: str, log: str, says_so: Connection) -> None:
+def _serve(
+    program: str, options: list[str], environment: dict[str, str], folder: str, log: str, says_so: Connection
+) -> None:
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -78,9 +83,7 @@ def _serve(options: list[str], environment: dict[str, str], folder: str, log: st
     sys.argv = ["app", *options]
     says_so.send(None)
     says_so.close()
-    from app.__main__ import main  # noqa: PLC0415 - tests load nothing of it
-
     try:
-        main()
+        importlib.import_module(program).main()  # in this process: tests load nothing of it
     finally:
         atexit._run_exitfuncs()  # the end of a process of multiprocessing leaves them out

@@ -228,8 +228,8 @@ def _see_processes(watch: Watch) -> None:
             watch.follow(Path(path).open("rb"))  # noqa: SIM115 - closed at the end of the run
 
     @functools.wraps(fork)
-    def forked(self: Any, options: Any, *, environment: Mapping[str, str], folder: Path, log: Path) -> None:
-        fork(self, options, environment=environment, folder=folder, log=log)
+    def forked(self: Any, *arguments: Any, environment: Mapping[str, str], log: Path, **options: Any) -> None:
+        fork(self, *arguments, environment=environment, log=log, **options)
         _note_variables(watch, environment)
         watch.follow(log.open("rb"))
 

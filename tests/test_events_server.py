@@ -174,7 +174,7 @@ class TestTwoWorkers:
 
 
 def worker_of(server: Server) -> int:
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in server.logged()]
     return next(int(line["message"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["message"])
 
 
@@ -334,8 +334,8 @@ class TestStop:
             assert "/events" not in server.log.read_text()
             at_least = (time.monotonic() - begun) * 1000
 
-        until(lambda: "/events" in server.log.read_text())
-        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        until(lambda: any("/events" in line for line in server.logged()))
+        lines = [json.loads(line) for line in server.logged()]
         [line] = [line for line in lines if line.get("url.path", "").endswith("/events")]
         assert (line["message"], line["http.response.status_code"]) == ("request", 200)
         assert at_least <= line["event.duration"] / 10**6 < 30_000

@@ -35,6 +35,7 @@ class Server:
 
     measured = 2  # of those with the same settings
     is_forked = True  # with all that it needs loaded already
+    program = "app.__main__"
 
     def __init__(self, folder: Path, *options: str, **variables: str) -> None:
         self.folder = folder
@@ -44,7 +45,8 @@ class Server:
         given = ["--port", str(self.port), *options]
         has_one_worker = "--workers" not in options and "WORKERS" not in variables
         begin = _forked if self.is_forked and has_one_worker else _started
-        self.process = begin(given, environment(folder, variables, options, measured=self.measured), self.log)
+        given_variables = environment(folder, variables, options, measured=self.measured)
+        self.process = begin(self.program, given, given_variables, self.log)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     def ready(self) -> "Server":
@@ -76,6 +78,10 @@ class Server:
         self.process.wait()
         self.client.close()
 
+    def logged(self) -> list[str]:
+        """The lines of its log. One that is just being written is none yet."""
+        return self.log.read_text().rpartition("\n")[0].splitlines()
+
     def post(self, path: str, body: Raw | None = None, token: str | None = None) -> httpx.Response:
         return self.client.post(path, json=body, headers=bearer(token))
 
@@ -92,10 +98,10 @@ class StartedServer(Server):
     is_forked = False
 
 
-def _started(options: list[str], variables: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def _started(program: str, options: list[str], variables: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("wb") as file:
         return subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "app", *options],
+            [sys.executable, "-m", program.removesuffix(".__main__"), *options],
             cwd=PROJECT,
             env=variables,
             stdout=file,
@@ -104,9 +110,9 @@ def _started(options: list[str], variables: dict[str, str], log: Path) -> "subpr
         )
 
 
-def _forked(options: list[str], variables: dict[str, str], log: Path) -> ForkedService:
+def _forked(program: str, options: list[str], variables: dict[str, str], log: Path) -> ForkedService:
     log.touch()
-    return ForkedService(options, environment=variables, folder=PROJECT, log=log)
+    return ForkedService(program, options, environment=variables, folder=PROJECT, log=log)
 
 
 def environment(
@@ -170,10 +176,10 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
 def start(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Start]:
     """Start a server with its data in the test's folder. Whatever still runs after the test is ended.
 
-    For a class of tests that are about the command itself (`by_command = True`), by that.
+    It is of the kind that the class of the tests names (`server_kind = StartedServer`).
     """
     servers: list[Server] = []
-    kind = StartedServer if getattr(request.cls, "by_command", False) else Server
+    kind = getattr(request.cls, "server_kind", Server)
 
     def run(*options: str, **variables: str) -> Server:
         servers.append(kind(short_folder, *options, **variables))
@@ -195,7 +201,7 @@ def sign_up(server: Server) -> str:
 
 
 class TestStart:
-    by_command = True
+    server_kind = StartedServer
 
     def test_answers_with_nothing_configured(self, start: Start) -> None:
         server = start().ready()
@@ -211,8 +217,8 @@ class TestStart:
         headers = {"X-Request-ID": "req-7", "X-Forwarded-For": "203.0.113.9"}  # from no proxy that is trusted
         server.client.get("/api/v1/users/username/nobody", headers=headers)
 
-        until(lambda: "req-7" in server.log.read_text())  # it is written once the answer is out
-        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        until(lambda: any("req-7" in line for line in server.logged()))  # it is written once the answer is out
+        lines = [json.loads(line) for line in server.logged()]
         (line,) = [line for line in lines if line.get("http.request.id") == "req-7"]
         names = ("message", "http.request.method", "url.path", "http.response.status_code", "client.ip")
         assert [line[name] for name in names] == [
@@ -263,7 +269,7 @@ class TestStart:
 
 
 class TestRefusalToStart:
-    by_command = True
+    server_kind = StartedServer
     UNSAFE = {  # noqa: RUF012
         "ENVIRONMENT": "production",
         "DEBUG": "true",
@@ -304,7 +310,7 @@ class TestRefusalToStart:
 
 
 class TestStop:
-    by_command = True
+    server_kind = StartedServer
 
     @pytest.mark.parametrize(("workers", "code"), [("1", -signal.SIGTERM), ("2", 0)])
     def test_is_quick_and_clean(self, start: Start, short_folder: Path, workers: str, code: int) -> None:
@@ -370,7 +376,7 @@ class TestKill:
 
     def test_of_a_worker_is_mended(self, start: Start, database_url: str) -> None:
         server = start("--workers", "2", DATABASE_URL=database_url).ready()
-        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        lines = [json.loads(line) for line in server.logged()]
         worker = next(
             int(line["message"].split("[")[1].rstrip("]")) for line in lines if "server process" in line["message"]
         )

@@ -37,11 +37,17 @@ def statuses(server: Server, count: int) -> list[int]:
 
 def events(server: Server) -> list[str]:
     """What the log tells of the store of rates, in order."""
-    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in server.logged() if line.startswith("{")]
     return [line["message"] for line in lines if line["message"].startswith("rate_limit_store")]
 
 
+class PatientServer(Server):
+    program = "tests.patient_service"
+
+
 class TestSeveralServers:
+    server_kind = PatientServer
+
     def test_share_each_budget(self, shared: Shared) -> None:
         here, there = (shared(RATE_LIMIT_ANONYMOUS="7/day") for _ in range(2))
         here.ready()
