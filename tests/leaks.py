@@ -96,7 +96,8 @@ def piece_of(secret: bytes) -> bytes | None:
 def find_leaks(folder: Path, most: int = 10) -> list[Leak]:
     """The first pieces of secrets that are in a log, in which test, and on which line."""
     sought = folder / "sought"
-    sought.write_bytes(b"".join(file.read_bytes() for file in folder.glob("*.secrets")))
+    pieces = {piece for file in folder.glob("*.secrets") for piece in file.read_bytes().splitlines()}
+    sought.write_bytes(b"".join(piece + b"\n" for piece in pieces))
     found = (leak for file in sorted(folder.glob("*.log")) for leak in _leaks_of(file, sought))
     return [leak for leak, _ in zip(found, range(most), strict=False)]
 

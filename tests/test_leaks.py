@@ -75,6 +75,11 @@ class TestFindLeaks:
     def test_leaves_what_may_be_seen(self, tmp_path: Path, secret: str, logged: str) -> None:
         assert found(tmp_path, secret, logged) == []
 
+    def test_looks_for_secrets_of_all_workers_also_of_one_that_was_killed(self, tmp_path: Path) -> None:
+        (tmp_path / "gw1.secrets").write_bytes(b"half of one wi")
+
+        assert [leak.piece for leak in found(tmp_path, KEY, KEY)] == ["q7Xw2Zk9Lm"]
+
 
 class TestRun:
     def test_fails_where_a_process_of_a_worker_has_told_a_secret(self, tmp_path: Path) -> None:
