@@ -1,9 +1,7 @@
 """The real database, and the whole application over it. One empty database per test."""
 
 import fcntl
-import importlib
 import os
-import pkgutil
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
@@ -22,7 +20,6 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 from pymongo.monitoring import CommandListener
 
-import app
 from app.core.config import Settings
 from app.db import change_feed, mongo, startup
 from app.db.embedded import embedded_server, try_lock
@@ -89,7 +86,7 @@ async def _bind_documents(database: AsyncDatabase[dict[str, Any]], **options: An
 
 mongo.init_beanie = _bind_documents  # type: ignore[assignment, attr-defined]
 
-# Files of which a test takes many seconds, besides those of servers: `test_*_server.py`.
+# Files of which a test takes many seconds, besides those of servers (`…_server.py`).
 LONG = {
     *("test_openapi_conformance.py", "test_adding_a_feature.py", "test_architecture.py", "test_project_files.py"),
     *("test_compose.py", "test_docs_commands.py", "test_integration_page.py", "test_migrate.py", "test_drill.py"),
@@ -147,10 +144,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What the tests load of the application is measured, not how they are found: every worker finds all."""
-    for module in pkgutil.walk_packages(app.__path__, "app."):
-        importlib.import_module(module.name)
-    with measured("collection", times=0):
+    """Every worker finds all tests and loads the same for them: of one it is measured."""
+    is_first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    with measured("collection", times=int(is_first)):
         return (yield)
 
 
@@ -180,14 +176,14 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Of what comes before tests, one of those that begin alike is enough to say which lines it runs."""
+    """Of tests that begin alike, what comes before them is measured once."""
     with measured(f"before {_beginning(item)}", times=1):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Of a test with many parameters, one is enough."""
+    """Of a test with many parameters one is measured: the figures are a little smaller for it, and differ a little."""
     with measured(item.nodeid.partition("[")[0], times=1):
         return (yield)
 
