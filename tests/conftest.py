@@ -88,19 +88,11 @@ mongo.init_beanie = _bind_documents  # type: ignore[assignment, attr-defined]
 
 # Files of which a test takes many seconds, besides those of servers (`…_server.py`).
 LONG = {
-    *("test_openapi_conformance.py", "test_adding_a_feature.py", "test_architecture.py", "test_project_files.py"),
-    *("test_compose.py", "test_docs_commands.py", "test_integration_page.py", "test_migrate.py", "test_drill.py"),
-    *(
-        "test_commands.py",
-        "test_kills.py",
-        "test_embedded.py",
-        "test_errors.py",
-        "test_purge.py",
-        "test_audit_chain.py",
-    ),
-    *("test_mail_service.py", "test_storage_memory.py"),
+    *("test_adding_a_feature.py", "test_architecture.py", "test_audit_chain.py", "test_commands.py", "test_compose.py"),
+    *("test_docs_commands.py", "test_drill.py", "test_embedded.py", "test_errors.py", "test_integration_page.py"),
+    *("test_kills.py", "test_mail_service.py", "test_migrate.py", "test_openapi_conformance.py"),
+    *("test_project_files.py", "test_purge.py", "test_storage_memory.py"),
 }
-
 
 Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 
